@@ -1,0 +1,99 @@
+// monarch_ops._C: what was built, the kernel table, and the planner's decisions. No ops and no torch here.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "kernels/cpu/host.h"
+#include "kernels/cuda/device.h"
+#include "kernels/registry.h"
+
+namespace py = pybind11;
+
+namespace monarch {
+namespace {
+
+Scalar scalar_from(const std::string& name) {
+  for (Scalar s : {Scalar::f32, Scalar::f64, Scalar::bf16, Scalar::f16})
+    if (name == scalar_name(s)) return s;
+  throw py::value_error("dtype must be float32, float64, bfloat16 or float16, got '" + name + "'");
+}
+
+const DeviceInfo& device_from(const std::string& kind, int index) {
+  if (kind == "cpu") return host_device();
+  if (kind == "cuda") return cuda_device(index);
+  throw py::value_error("device must be cpu or cuda, got '" + kind + "'");
+}
+
+template <class Family>
+void list_rows(py::list& out) {
+  int index = 0;
+  for (const VariantInfo& row : variant_infos<Family>()) {
+    py::dict d;
+    d["family"] = row.family;
+    d["index"] = index++;
+    d["name"] = isa_name(row.isa);
+    d["device"] = row.device == DeviceKind::cuda ? "cuda" : "cpu";
+    d["compute"] = scalar_name(row.compute);
+    d["precise"] = row.precise;
+    d["available"] = row.device == DeviceKind::cuda ? cuda_device_count() > 0 : row.isa <= host_device().isa;
+    out.append(d);
+  }
+}
+
+py::list variants() {
+  py::list out;
+  list_rows<FftConvKernels>(out);
+  list_rows<DepthwiseKernels>(out);
+  list_rows<MlpKernels>(out);
+  return out;
+}
+
+py::dict explain_fft_conv(int64_t batch, int64_t channels, int64_t seqlen, int gates, const std::string& dtype,
+                          const std::string& device, int device_index, bool precise, int64_t variant) {
+  if (seqlen < 1) throw py::value_error("seqlen must be at least 1, got " + std::to_string(seqlen));
+  const auto rows = variant_infos<FftConvKernels>();
+  const FftConvPlan plan = plan_fft_conv({batch, channels, seqlen, gates, {scalar_from(dtype), precise, variant}},
+                                         rows, device_from(device, device_index));
+  py::dict d;
+  d["variant"] = plan.variant;
+  d["name"] = isa_name(rows[plan.variant].isa);
+  d["compute"] = scalar_name(rows[plan.variant].compute);
+  d["points"] = plan.tree.points;
+  d["radices"] = std::vector<int>(plan.tree.radix, plan.tree.radix + plan.tree.depth);
+  d["codelet_points"] = plan.tree.lanes * plan.tree.codelet_vectors;
+  d["spectrum_scalars"] = plan.spectrum_scalars;
+  d["batch_slices"] = plan.batch_slices;
+  d["bytes"] = plan.cost.bytes;
+  d["flops"] = plan.cost.flops;
+  return d;
+}
+
+py::dict build_info() {
+  py::dict d;
+  d["version"] = MONARCH_VERSION;
+  d["compiler"] = MONARCH_COMPILER;
+  d["torch_target"] = MONARCH_TORCH_TARGET_TEXT;
+  d["cuda"] = MONARCH_NVCC;
+  d["cuda_archs"] = cuda_built_archs();
+  d["cpu_isa"] = isa_name(host_device().isa);
+  return d;
+}
+
+py::list cuda_devices() {
+  py::list out;
+  for (int i = 0; i < cuda_device_count(); ++i) out.append(cuda_device_name(i));
+  return out;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Build information, kernel table and plans of monarch_ops.";
+  m.def("variants", &variants, "Every compiled kernel: a list of dicts, in the order of csrc/kernels/variants.def.");
+  m.def("explain_fft_conv", &explain_fft_conv, py::arg("batch"), py::arg("channels"), py::arg("seqlen"),
+        py::arg("gates") = 0, py::arg("dtype") = "float32", py::arg("device") = "cpu", py::arg("device_index") = 0,
+        py::arg("precise") = false, py::arg("variant") = -1, "The plan of one long convolution, as a dict.");
+  m.def("build_info", &build_info, "What this build holds.");
+  m.def("cuda_devices", &cuda_devices, "Names of the CUDA devices the kernels see.");
+}
+
+}  // namespace monarch

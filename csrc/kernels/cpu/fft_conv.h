@@ -1,0 +1,326 @@
+// FFT long convolution on the CPU: rows (b, h) stream through one right-angle transform each.
+//
+// Tasks are rows in channel-major order (all batch rows of channel 0, then channel 1, ...), so a filter
+// spectrum is read from memory once and a thread that works from taps transforms each filter once.
+// Gates, masks and type conversions happen in the first and last pass, in registers.
+#pragma once
+
+#include "../args.h"
+#include "../math/taps.h"
+#include "../registry.h"
+#include "fft_tree.h"
+#include "scratch.h"
+
+namespace monarch {
+namespace {
+
+template <class T>
+struct FftConv {
+  static constexpr int W = kLanes<T>;
+  using E = Engine<T, W>;
+  using V = typename E::V;
+  using C = typename E::C;
+
+  // ---- sources and sinks of a row: position -> W elements ---------------------------------------------------
+
+  template <class Io>
+  struct GatedSource {  // x[t] = u[t] * gate[t] for t < valid, else 0
+    const Io *u, *gate;
+    int64_t valid;
+    MONARCH_INLINE V operator()(int64_t t) const {
+      const V v = load_upto<W>(u + t, valid - t);
+      return gate ? v * load_upto<W>(gate + t, valid - t) : v;
+    }
+  };
+
+  template <class Io>
+  struct GatedSink {  // y[t] = value * gate[t] for t < valid; a second product of the same value if asked for
+    Io* y;
+    const Io* gate;
+    int64_t valid;
+    Io* y2 = nullptr;
+    const Io* gate2 = nullptr;
+    MONARCH_INLINE void operator()(int64_t t, V v) const {
+      if (y) store_upto<W>(y + t, gate ? v * load_upto<W>(gate + t, valid - t) : v, valid - t);
+      if (y2) store_upto<W>(y2 + t, v * load_upto<W>(gate2 + t, valid - t), valid - t);
+    }
+  };
+
+  // ---- what happens to the bins, in tree order ----------------------------------------------------------------
+
+  struct StoreBins {
+    static constexpr bool kForward = true, kInverse = false;
+    T* out;
+    MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
+#pragma GCC unroll 8
+      for (int q = 0; q < count; ++q) E::store_block(out + at + q * E::kBlock, x[q]);
+    }
+  };
+  struct MultiplyBins {
+    static constexpr bool kForward = true, kInverse = true;
+    const T* filter;
+    MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
+#pragma GCC unroll 8
+      for (int q = 0; q < count; ++q) x[q] = mul(x[q], E::load_block(filter + at + q * E::kBlock));
+    }
+  };
+  struct LoadBins {  // inverse only: the product of stored bins and the filter, or the bins themselves
+    static constexpr bool kForward = false, kInverse = true;
+    const T *bins, *filter;
+    MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
+#pragma GCC unroll 8
+      for (int q = 0; q < count; ++q) {
+        x[q] = E::load_block(bins + at + q * E::kBlock);
+        if (filter) x[q] = mul(x[q], E::load_block(filter + at + q * E::kBlock));
+      }
+    }
+  };
+  struct GradBins {  // dK += conj(X) G, then G conj(K) goes back to give the input gradient
+    static constexpr bool kForward = true, kInverse = true;
+    const T *bins, *filter;
+    T* filter_grad;
+    MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
+#pragma GCC unroll 8
+      for (int q = 0; q < count; ++q) {
+        const int64_t i = at + q * E::kBlock;
+        if (filter_grad)
+          E::store_block(filter_grad + i, E::load_block(filter_grad + i) + mul_conj(x[q], E::load_block(bins + i)));
+        x[q] = mul_conj(x[q], E::load_block(filter + i));
+      }
+    }
+  };
+
+  // ---- filters -------------------------------------------------------------------------------------------------
+
+  // Offset of point t in the work buffer, whose root children are padded apart.
+  static MONARCH_INLINE int64_t offset(const Tree<T>& tree, int64_t t) {
+    const int64_t size = tree.levels[0].stride * W, child = t / size;
+    const int64_t padded = t + child * (tree.root_pitch - tree.levels[0].stride) * W;
+    return padded / W * E::kBlock + padded % W;
+  }
+
+  static void make_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const Tree<T>& tree, T* w, T* spectrum) {
+    const TapSequence<T> sequence{taps, h, seqlen, tree.points};
+    for (int64_t t = 0; t < tree.points; ++t) {
+      const Complex<T> z = sequence(t);
+      T* const at = w + offset(tree, t);
+      at[0] = z.re;
+      at[W] = z.im;
+    }
+    E::template root_in_place<false>(w, tree);
+    E::children(w, tree, StoreBins{spectrum});
+  }
+
+  static void taps_from_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const Tree<T>& tree, T* w,
+                                 const T* spectrum) {
+    E::children(w, tree, LoadBins{spectrum, nullptr});
+    E::template root_in_place<true>(w, tree);
+    const TapSequence<T> sequence{taps, h, seqlen, tree.points};
+    const auto at = [&](int64_t t) {
+      const T* p = w + offset(tree, t);
+      return Complex<T>{p[0], p[W]};
+    };
+    if (taps.k)
+      for (int64_t n = 0; n < taps.num_k; ++n) static_cast<T*>(taps.k)[h * taps.num_k + n] = sequence.k_grad(n, at);
+    if (taps.k_rev)
+      for (int64_t n = 0; n < taps.num_rev; ++n)
+        static_cast<T*>(taps.k_rev)[h * taps.num_rev + n] = sequence.k_rev_grad(n, at);
+    if (taps.skip) static_cast<T*>(taps.skip)[h] = sequence.skip_grad(at);
+  }
+
+  static const char* filter(const FftFilterArgs& a, const Exec& exec) {
+    const Tree<T>& tree = tree_tables<T>(a.tree);
+    Scratch<T> w(a.tree.work_scalars());
+    for (int64_t h = exec.begin; h < exec.end; ++h)
+      make_spectrum(a.taps, h, a.seqlen, tree, w.get(),
+                    static_cast<T*>(a.spectrum) + h * 2 * tree.points);
+    return nullptr;
+  }
+
+  static const char* filter_adjoint(const FftFilterArgs& a, const Exec& exec) {
+    const Tree<T>& tree = tree_tables<T>(a.tree);
+    Scratch<T> w(a.tree.work_scalars());
+    for (int64_t h = exec.begin; h < exec.end; ++h)
+      taps_from_spectrum(a.taps, h, a.seqlen, tree, w.get(), static_cast<const T*>(a.spectrum) + h * 2 * tree.points);
+    return nullptr;
+  }
+
+  // ---- forward -------------------------------------------------------------------------------------------------
+
+  template <class Io>
+  static MONARCH_INLINE Io* row(const Rows& rows, int64_t b, int64_t h) {
+    return rows.data ? static_cast<Io*>(rows.data) + b * rows.batch_stride + h * rows.channel_stride : nullptr;
+  }
+  static MONARCH_INLINE int64_t valid_length(const int64_t* lengths, int64_t b, int64_t seqlen) {
+    return lengths ? lengths[b] : seqlen;
+  }
+  template <class Io>
+  static MONARCH_INLINE void zero_tail(Io* y, int64_t valid, int64_t seqlen) {
+    if (y && valid < seqlen) std::memset(y + valid, 0, sizeof(Io) * (seqlen - valid));
+  }
+
+  template <class Io>
+  static void conv_rows(const FftConvArgs& a, const Exec& exec) {
+    const Tree<T>& tree = tree_tables<T>(a.tree);
+    Scratch<T> work(a.tree.work_scalars());
+    Scratch<T> own_filter(a.spectrum ? 0 : 2 * tree.points);
+    T* const w = work.get();
+    int64_t have = -1;
+    for (int64_t task = exec.begin; task < exec.end; ++task) {
+      const int64_t h = task / a.batch, b = task % a.batch;
+      const T* filter = own_filter.get();
+      if (a.spectrum) {
+        filter = static_cast<const T*>(a.spectrum) + h * 2 * tree.points;
+      } else if (have != h) {
+        make_spectrum(a.taps, h, a.seqlen, tree, w, own_filter.get());
+        have = h;
+      }
+      const int64_t valid = valid_length(a.lengths, b, a.seqlen);
+      Io* y = row<Io>(a.y, b, h);
+      E::root_forward(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid}, w, tree);
+      E::children(w, tree, MultiplyBins{filter});
+      E::root_inverse(w, GatedSink<Io>{y, row<Io>(a.post_gate, b, h), valid}, tree);
+      zero_tail(y, valid, a.seqlen);
+    }
+  }
+
+  static const char* conv(const FftConvArgs& a, const Exec& exec) {
+    return with_io<T>(a.io, [&](auto io) { conv_rows<typename decltype(io)::type>(a, exec); });
+  }
+
+  // ---- backward ------------------------------------------------------------------------------------------------
+
+  // One channel, one slice of the batch: the filter gradient accumulates over its rows in a fixed order.
+  template <class Io>
+  struct BackwardTask {
+    const FftConvGradArgs& a;
+    const Tree<T>& tree;
+    T *w, *bins;  // work buffer; transform of the gated input, in tree order
+
+    void row_gradients(int64_t b, int64_t h, const T* filter, T* filter_grad) const {
+      const FftConvArgs& f = a.forward;
+      const int64_t valid = valid_length(f.lengths, b, f.seqlen);
+      const Io *u = row<Io>(f.u, b, h), *pre = row<Io>(f.pre_gate, b, h), *post = row<Io>(f.post_gate, b, h);
+      const Io* grad = row<Io>(a.grad, b, h);
+      Io *du = row<Io>(a.grad_u, b, h), *dpre = row<Io>(a.grad_pre_gate, b, h);
+      Io* dpost = row<Io>(a.grad_post_gate, b, h);
+      if (filter_grad || dpost) {
+        E::root_forward(GatedSource<Io>{u, pre, valid}, w, tree);
+        E::children(w, tree, StoreBins{bins});
+      }
+      if (filter_grad || du || dpre) {
+        E::root_forward(GatedSource<Io>{grad, post, valid}, w, tree);
+        E::children(w, tree, GradBins{bins, filter, filter_grad});
+      }
+      if (du || dpre) E::root_inverse(w, GatedSink<Io>{du, pre, valid, dpre, u}, tree);
+      if (dpost) {
+        E::children(w, tree, LoadBins{bins, filter});
+        E::root_inverse(w, GatedSink<Io>{dpost, grad, valid}, tree);
+      }
+      zero_tail(du, valid, f.seqlen);
+      zero_tail(dpre, valid, f.seqlen);
+      zero_tail(dpost, valid, f.seqlen);
+    }
+  };
+
+  template <class Io>
+  static void backward_tasks(const FftConvGradArgs& a, const Exec& exec) {
+    const FftConvArgs& f = a.forward;
+    const Tree<T>& tree = tree_tables<T>(f.tree);
+    const int64_t bins = 2 * tree.points, slices = a.batch_slices;
+    const bool to_taps = a.grad_taps.k || a.grad_taps.k_rev || a.grad_taps.skip;
+    Scratch<T> work(f.tree.work_scalars()), stored(bins);
+    Scratch<T> own_filter(f.spectrum ? 0 : bins), own_grad(a.spectrum_grad ? 0 : bins);
+    const BackwardTask<Io> row{a, tree, work.get(), stored.get()};
+    for (int64_t task = exec.begin; task < exec.end; ++task) {
+      const int64_t h = task / slices, slice = task % slices;
+      const T* filter = static_cast<const T*>(f.spectrum) + (f.spectrum ? h * bins : 0);
+      if (!f.spectrum) {
+        make_spectrum(f.taps, h, f.seqlen, tree, work.get(), own_filter.get());
+        filter = own_filter.get();
+      }
+      T* filter_grad = nullptr;
+      if (a.spectrum_grad) filter_grad = static_cast<T*>(a.spectrum_grad) + task * bins;
+      if (!a.spectrum_grad && to_taps) filter_grad = own_grad.get();
+      if (filter_grad) std::memset(filter_grad, 0, sizeof(T) * bins);
+      for (int64_t b = f.batch * slice / slices; b < f.batch * (slice + 1) / slices; ++b)
+        row.row_gradients(b, h, filter, filter_grad);
+      if (to_taps && !a.spectrum_grad)
+        taps_from_spectrum(a.grad_taps, h, f.seqlen, tree, work.get(), filter_grad);
+    }
+  }
+
+  static const char* backward(const FftConvGradArgs& a, const Exec& exec) {
+    return with_io<T>(a.forward.io, [&](auto io) { backward_tasks<typename decltype(io)::type>(a, exec); });
+  }
+
+  // ---- the M2-BERT mixer -----------------------------------------------------------------------------------------
+
+  template <class Io>
+  struct MixerSink {  // y[t] = value * gate[t] + rest[t]
+    Io* y;
+    const T *gate, *rest;
+    int64_t valid;
+    MONARCH_INLINE void operator()(int64_t t, V v) const {
+      v = v * load_upto<W>(gate + t, valid - t);
+      if (rest) v = v + load_upto<W>(rest + t, valid - t);
+      store_upto<W>(y + t, v, valid - t);
+    }
+  };
+
+  // Causal short convolution of one row of a, in the compute type; `factor` multiplies the result if given.
+  template <class Io>
+  static void short_row(const MixerArgs& a, int64_t b, int64_t channel, int64_t valid, const T* factor, T* out) {
+    const Io* x = row<Io>(a.a, b, channel);
+    const T* weight = static_cast<const T*>(a.short_weight) + channel * a.short_taps;
+    const T bias = a.short_bias ? static_cast<const T*>(a.short_bias)[channel] : T(0);
+    for (int64_t t = 0; t < valid; t += W) {
+      V v = V{} + bias;
+      for (int64_t j = 0; j < a.short_taps; ++j) {
+        const int64_t s = t + j - (a.short_taps - 1);
+        v = v + weight[j] * load_between<W>(x, s, valid);
+      }
+      if (factor) v = v * load_upto<W>(factor + t, valid - t);
+      store_upto<W>(out + t, v, valid - t);
+    }
+  }
+
+  template <class Io>
+  static void mixer_rows(const MixerArgs& a, const Exec& exec) {
+    const Tree<T>& tree = tree_tables<T>(a.tree);
+    Scratch<T> work(a.tree.work_scalars()), product(a.seqlen), gate(a.seqlen);
+    Scratch<T> rest(a.residual_spectrum ? a.seqlen : 0);
+    T* const w = work.get();
+    const int64_t bins = 2 * tree.points;
+    for (int64_t task = exec.begin; task < exec.end; ++task) {
+      const int64_t h = task / a.batch, b = task % a.batch;
+      const int64_t valid = valid_length(a.lengths, b, a.seqlen);
+      Io* y = row<Io>(a.y, b, h);
+      if (a.residual_spectrum) {
+        E::root_forward(GatedSource<Io>{row<Io>(a.u, b, h), nullptr, valid}, w, tree);
+        E::children(w, tree, MultiplyBins{static_cast<const T*>(a.residual_spectrum) + h * bins});
+        E::root_inverse(w, GatedSink<T>{rest.get(), nullptr, valid}, tree);
+      }
+      short_row<Io>(a, b, 2 * a.channels + h, valid, nullptr, gate.get());  // v
+      short_row<Io>(a, b, h, valid, gate.get(), product.get());             // x1 * v
+      short_row<Io>(a, b, a.channels + h, valid, nullptr, gate.get());      // x2
+      E::root_forward(GatedSource<T>{product.get(), nullptr, valid}, w, tree);
+      E::children(w, tree, MultiplyBins{static_cast<const T*>(a.spectrum) + h * bins});
+      E::root_inverse(w, MixerSink<Io>{y, gate.get(), a.residual_spectrum ? rest.get() : nullptr, valid}, tree);
+      zero_tail(y, valid, a.seqlen);
+    }
+  }
+
+  static const char* mixer(const MixerArgs& a, const Exec& exec) {
+    return with_io<T>(a.io, [&](auto io) { mixer_rows<typename decltype(io)::type>(a, exec); });
+  }
+};
+
+template <class T>
+constexpr FftConvKernels fft_conv_kernels(VariantInfo info) {
+  using K = FftConv<T>;
+  return {info, &K::filter, &K::filter_adjoint, &K::conv, &K::backward, &K::mixer};
+}
+
+}  // namespace
+}  // namespace monarch

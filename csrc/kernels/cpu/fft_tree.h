@@ -1,0 +1,228 @@
+// The right-angle transform of one row held in a work buffer (math/rightangle.h says what it computes).
+//
+//   work buffer   blocks of W complex numbers, [W real parts][W imaginary parts], W = SIMD lanes
+//   passes        radix-R splits with one set of scalar twiddles per tree node, depth first: a subtree that fits
+//                 a cache level is finished before the next one is touched
+//   codelet       the last W*B points of every branch (B vectors): twisted to a plain cyclic transform, done in
+//                 registers forward, handed to a BinOp (multiply by the filter, accumulate a gradient, ...) and
+//                 brought back, without touching memory in between
+//
+// Limiting resource: shuffles and twiddle loads in the codelet, L2 bandwidth in the passes.
+#pragma once
+
+#include "simd.h"
+#include "tree_tables.h"
+
+namespace monarch {
+namespace {
+
+template <class T, int W>
+struct Engine {
+  using V = Vec<T, W>;
+  using C = Complex<V>;
+  static constexpr int kBlock = 2 * W;  // scalars in one vector of complex numbers
+
+  static MONARCH_INLINE C load_block(const T* p) { return {load<W>(p), load<W>(p + W)}; }
+  static MONARCH_INLINE void store_block(T* p, C x) {
+    store<W>(p, x.re);
+    store<W>(p + W, x.im);
+  }
+
+  // ---- one radix-R node: x[q] *= c^(q/R), then the transform; the inverse undoes it in the opposite order ----
+
+  template <int R, bool Inverse>
+  static MONARCH_INLINE void butterfly(C* x, const Complex<T>* tw) {
+    if constexpr (Inverse) dft<R, true>(x);
+#pragma GCC unroll 8
+    for (int q = 1; q < R; ++q) x[q] = twiddle<Inverse>(x[q], tw[q - 1]);
+    if constexpr (!Inverse) dft<R, false>(x);
+  }
+
+  template <int R, bool Inverse>
+  static void pass(T* w, int64_t stride, int64_t pitch, const Complex<T>* tw) {
+    for (int64_t j = 0; j < stride; ++j) {
+      C x[R];
+#pragma GCC unroll 8
+      for (int q = 0; q < R; ++q) x[q] = load_block(w + kBlock * (q * pitch + j));
+      butterfly<R, Inverse>(x, tw);
+#pragma GCC unroll 8
+      for (int q = 0; q < R; ++q) store_block(w + kBlock * (q * pitch + j), x[q]);
+    }
+  }
+
+  // Calls f with the radix as a compile-time constant.
+  template <class F>
+  static MONARCH_INLINE void with_radix(int radix, F f) {
+    switch (radix) {
+      case 2: return f(std::integral_constant<int, 2>());
+      case 3: return f(std::integral_constant<int, 3>());
+      case 4: return f(std::integral_constant<int, 4>());
+      case 5: return f(std::integral_constant<int, 5>());
+      default: return f(std::integral_constant<int, 8>());
+    }
+  }
+
+  // The children of a node lie `pitch` vectors apart; only at the root does that differ from their size.
+  template <bool Inverse>
+  static void pass(T* w, const Level<T>& lv, int64_t pitch, int64_t node) {
+    const Complex<T>* tw = lv.twiddles + node * (lv.radix - 1);
+    with_radix(lv.radix, [&](auto radix) { pass<radix, Inverse>(w, lv.stride, pitch, tw); });
+  }
+
+  // The root node reads a real row: half the twiddle work and no pass over the buffer to widen it.
+  template <int R, class Source>
+  static void first(const Source& in, T* w, int64_t stride, int64_t pitch, const Complex<T>* tw) {
+    for (int64_t j = 0; j < stride; ++j) {
+      C x[R];
+      x[0] = {in(W * j), V{}};
+#pragma GCC unroll 8
+      for (int q = 1; q < R; ++q) {
+        const V a = in(W * (q * stride + j));
+        x[q] = {a * tw[q - 1].re, a * tw[q - 1].im};
+      }
+      dft<R, false>(x);
+#pragma GCC unroll 8
+      for (int q = 0; q < R; ++q) store_block(w + kBlock * (q * pitch + j), x[q]);
+    }
+  }
+
+  // ... and writes one: only real parts leave the inverse.
+  template <int R, class Sink>
+  static void last(const T* w, const Sink& out, int64_t stride, int64_t pitch, const Complex<T>* tw) {
+    for (int64_t j = 0; j < stride; ++j) {
+      C x[R];
+#pragma GCC unroll 8
+      for (int q = 0; q < R; ++q) x[q] = load_block(w + kBlock * (q * pitch + j));
+      dft<R, true>(x);
+      out(W * j, x[0].re);
+#pragma GCC unroll 8
+      for (int q = 1; q < R; ++q)
+        out(W * (q * stride + j), x[q].re * tw[q - 1].re + x[q].im * tw[q - 1].im);
+    }
+  }
+
+  // ---- the codelet: W*B points in registers ----------------------------------------------------------------
+
+  // Lane stages: tiles of R vectors trade lane groups so that the next R-fold split runs across registers.
+  template <int B, int Group, bool Inverse>
+  static MONARCH_INLINE void lane_stages(C* x, const T* tw) {
+    if constexpr (Group > 1) {
+      constexpr int R = Group >= 4 ? 4 : 2, G = Group / R;
+      if constexpr (Inverse) lane_stages<B, G, true>(x, tw + (B / R) * (R - 1) * kBlock);
+#pragma GCC unroll 8
+      for (int t = 0; t < B; t += R) {
+        C* y = x + t;
+        if constexpr (!Inverse) trade<R, G>(y);
+        if constexpr (Inverse) dft<R, true>(y);
+#pragma GCC unroll 4
+        for (int q = 1; q < R; ++q)
+          y[q] = twiddle<Inverse>(y[q], load_block(tw + ((t / R) * (R - 1) + q - 1) * kBlock));
+        if constexpr (!Inverse) dft<R, false>(y);
+        if constexpr (Inverse) trade<R, G>(y);
+      }
+      if constexpr (!Inverse) lane_stages<B, G, false>(x, tw + (B / R) * (R - 1) * kBlock);
+    }
+  }
+
+  // Transpose R vectors of R lane groups, groups of G lanes; its own inverse.
+  template <int R, int G>
+  static MONARCH_INLINE void trade(C* y) {
+    if constexpr (R == 4) {
+      trade_pair<2 * G>(y[0], y[2]);
+      trade_pair<2 * G>(y[1], y[3]);
+      trade_pair<G>(y[2], y[3]);
+    }
+    trade_pair<G>(y[0], y[1]);
+  }
+  template <int G>
+  static MONARCH_INLINE void trade_pair(C& a, C& b) {
+    exchange<W, G>(a.re, b.re);
+    exchange<W, G>(a.im, b.im);
+  }
+
+  // Multiply coefficient j by c^(j/n): the node t^n - c becomes t^n - 1, whose tables are the same everywhere.
+  template <int B, bool Inverse>
+  static MONARCH_INLINE void twist(C* x, const Tree<T>& tree, int64_t block) {
+    if (tree.twist_is_split) {
+      const C lane = load_block(tree.twist_lanes + block * kBlock);
+      const Complex<T>* step = tree.twist_steps + block * (B - 1);
+#pragma GCC unroll 8
+      for (int q = 0; q < B; ++q) {
+        x[q] = twiddle<Inverse>(x[q], lane);
+        if (q > 0) x[q] = twiddle<Inverse>(x[q], step[q - 1]);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int q = 0; q < B; ++q)
+        x[q] = twiddle<Inverse>(x[q], load_block(tree.twist_lanes + (block * B + q) * kBlock));
+    }
+  }
+
+  // BinOp: op(position of the first bin in tree order, x, B) works on B vectors of bins; kForward and kInverse
+  // say which sides of the codelet it needs.
+  template <int B, class BinOp>
+  static MONARCH_INLINE void codelet(T* w, const Tree<T>& tree, int64_t block, const BinOp& op) {
+    C x[B];
+    if constexpr (BinOp::kForward) {
+#pragma GCC unroll 8
+      for (int q = 0; q < B; ++q) x[q] = load_block(w + q * kBlock);
+      twist<B, false>(x, tree, block);
+      dft<B, false>(x);
+      lane_stages<B, W, false>(x, tree.lane_twiddles);
+    }
+    op(block * B * kBlock, x, B);
+    if constexpr (BinOp::kInverse) {
+      lane_stages<B, W, true>(x, tree.lane_twiddles);
+      dft<B, true>(x);
+      twist<B, true>(x, tree, block);
+#pragma GCC unroll 8
+      for (int q = 0; q < B; ++q) store_block(w + q * kBlock, x[q]);
+    }
+  }
+
+  // ---- depth-first walk --------------------------------------------------------------------------------------
+
+  template <int B, class BinOp>
+  static void subtree(T* w, const Tree<T>& tree, int level, int64_t node, const BinOp& op) {
+    if (level == tree.depth) return codelet<B>(w, tree, node, op);
+    const Level<T>& lv = tree.levels[level];
+    if constexpr (BinOp::kForward) pass<false>(w, lv, lv.stride, node);
+    for (int p = 0; p < lv.radix; ++p)
+      subtree<B>(w + p * lv.stride * kBlock, tree, level + 1, node * lv.radix + p, op);
+    if constexpr (BinOp::kInverse) pass<true>(w, lv, lv.stride, node);
+  }
+
+  // Everything below the root. The root's children lie `pitch` vectors apart.
+  template <int B, class BinOp>
+  static void children(T* w, const Tree<T>& tree, const BinOp& op) {
+    for (int p = 0; p < tree.levels[0].radix; ++p)
+      subtree<B>(w + p * tree.root_pitch * kBlock, tree, 1, p, op);
+  }
+  template <class BinOp>
+  static void children(T* w, const Tree<T>& tree, const BinOp& op) {
+    if (tree.codelet_vectors == 8) {
+      children<8>(w, tree, op);
+    } else {
+      children<4>(w, tree, op);
+    }
+  }
+
+  template <class Source>
+  static void root_forward(const Source& in, T* w, const Tree<T>& tree) {
+    const Level<T>& lv = tree.levels[0];
+    with_radix(lv.radix, [&](auto radix) { first<radix>(in, w, lv.stride, tree.root_pitch, lv.twiddles); });
+  }
+  template <class Sink>
+  static void root_inverse(const T* w, const Sink& out, const Tree<T>& tree) {
+    const Level<T>& lv = tree.levels[0];
+    with_radix(lv.radix, [&](auto radix) { last<radix>(w, out, lv.stride, tree.root_pitch, lv.twiddles); });
+  }
+  // The root of a complex sequence that is already in the buffer: an ordinary pass.
+  template <bool Inverse>
+  static void root_in_place(T* w, const Tree<T>& tree) {
+    pass<Inverse>(w, tree.levels[0], tree.root_pitch, 0);
+  }
+};
+
+}  // namespace
+}  // namespace monarch

@@ -1,0 +1,71 @@
+#include "tensor.h"
+
+#include <map>
+#include <mutex>
+#include <stdexcept>
+
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include "../kernels/cpu/host.h"
+#include "../kernels/cuda/device.h"
+
+// These live in libtorch_cuda, which a CPU-only torch lacks. Weak references let one library load on both.
+extern "C" {
+__attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+__attribute__((weak)) AOTITorchError aoti_torch_cuda_baddbmm_out(AtenTensorHandle out, AtenTensorHandle self,
+                                                                 AtenTensorHandle batch1, AtenTensorHandle batch2,
+                                                                 double beta, double alpha);
+}
+
+namespace monarch {
+
+std::optional<Scalar> scalar_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float: return Scalar::f32;
+    case ScalarType::Double: return Scalar::f64;
+    case ScalarType::BFloat16: return Scalar::bf16;
+    case ScalarType::Half: return Scalar::f16;
+    default: return std::nullopt;
+  }
+}
+
+ScalarType dtype_of(Scalar s) {
+  switch (s) {
+    case Scalar::f32: return ScalarType::Float;
+    case Scalar::f64: return ScalarType::Double;
+    case Scalar::bf16: return ScalarType::BFloat16;
+    default: return ScalarType::Half;
+  }
+}
+
+Tensor innermost_contiguous(const Tensor& t) {
+  return t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1 ? t : torch::stable::contiguous(t);
+}
+
+Tensor contiguous_as(const Tensor& t, ScalarType dtype) {
+  return torch::stable::contiguous(t.scalar_type() == dtype ? t : torch::stable::to(t, dtype));
+}
+
+void baddbmm_out(const Tensor& bias, const Tensor& a, const Tensor& b, const Tensor& out) {
+  const auto call = out.is_cpu() ? &aoti_torch_cpu_baddbmm_out : &aoti_torch_cuda_baddbmm_out;
+  TORCH_ERROR_CODE_CHECK(call(out.get(), bias.get(), a.get(), b.get(), 1.0, 1.0));
+}
+
+Rows rows_of(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1)}; }
+Rows rows_of(const OptTensor& t) { return t ? rows_of(*t) : Rows{}; }
+
+const DeviceInfo& device_of(const Tensor& t) { return t.is_cpu() ? host_device() : cuda_device(t.get_device_index()); }
+
+void throw_on_error(const char* what) {
+  if (what) throw std::runtime_error(std::string("monarch_ops: CUDA error: ") + what);
+}
+
+void* current_stream(const Tensor& t) {
+  void* stream = nullptr;
+  if (&aoti_torch_get_current_cuda_stream == nullptr)
+    throw std::runtime_error("monarch_ops: this PyTorch has no CUDA support");
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  return stream;
+}
+
+}  // namespace monarch

@@ -1,0 +1,72 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace monarch {
+
+const char* scalar_name(Scalar s) {
+  switch (s) {
+    case Scalar::f32: return "float32";
+    case Scalar::f64: return "float64";
+    case Scalar::bf16: return "bfloat16";
+    default: return "float16";
+  }
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::generic: return "generic";
+    case Isa::avx2: return "avx2";
+    case Isa::avx512: return "avx512";
+    default: return "cuda";
+  }
+}
+
+namespace {
+
+bool can_run(const VariantInfo& row, const Request& request, const DeviceInfo& device) {
+  if (row.device != device.kind || row.compute != compute_scalar(request.io)) return false;
+  if (request.precise && !row.precise) return false;
+  return device.kind == DeviceKind::cuda || row.isa <= device.isa;
+}
+
+}  // namespace
+
+int choose_variant(std::span<const VariantInfo> rows, const Request& request, const DeviceInfo& device) {
+  const int64_t count = static_cast<int64_t>(rows.size());
+  if (request.forced >= 0) {
+    if (request.forced < count && can_run(rows[request.forced], request, device))
+      return static_cast<int>(request.forced);
+    throw std::invalid_argument(
+        "argument 'variant' must be a row of monarch_ops.variants() that runs on this device for " +
+        std::string(scalar_name(request.io)) + ", got " + std::to_string(request.forced));
+  }
+  for (int i = 0; i < count; ++i)
+    if (can_run(rows[i], request, device)) return i;
+  throw std::invalid_argument("no compiled kernel for " + std::string(scalar_name(request.io)) + " on " +
+                              (device.kind == DeviceKind::cuda ? "CUDA" : "the CPU") +
+                              "; `python -m monarch_ops info` lists what was built");
+}
+
+FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> rows, const DeviceInfo& device) {
+  FftConvPlan plan{};
+  plan.variant = choose_variant(rows, p.request, device);
+  plan.tree = choose_tree(p.seqlen, rows[plan.variant].lanes);
+  plan.spectrum_scalars = 2 * plan.tree.points;
+  // Enough independent sums to keep a machine busy when there are few channels; a function of the sizes alone,
+  // so that the filter gradient is the same whatever the number of threads.
+  const bool cuda = device.kind == DeviceKind::cuda;
+  const int64_t wanted = cuda ? 256 : 16, channels = std::max<int64_t>(p.channels, 1);
+  plan.batch_slices = std::clamp<int64_t>(wanted / channels, 1, std::max<int64_t>(p.batch, 1));
+  const int64_t compute_bytes = scalar_bytes(compute_scalar(p.request.io));
+  if (cuda) {
+    plan.blocks = std::clamp<int64_t>(channels * std::max<int64_t>(p.batch, 1), 1, 2 * device.multiprocessors);
+    plan.workspace_bytes = plan.blocks * kSpectraPerBlock * plan.spectrum_scalars * compute_bytes;
+  }
+  plan.cost = fft_conv_cost(p.batch, p.channels, p.seqlen, scalar_bytes(p.request.io), p.gates, plan.tree.points,
+                            plan.spectrum_scalars * compute_bytes);
+  return plan;
+}
+
+}  // namespace monarch

@@ -1,0 +1,57 @@
+"""Find and load the compiled library; on failure, say what to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch  # before the library: it brings libtorch into the process
+
+_HERE = Path(__file__).parent
+_REBUILD = "`pip install --no-build-isolation .` in the source tree (README, section Install)"
+
+
+def _load() -> None:
+    library = _HERE / "libmonarch_ops.so"
+    if not library.exists():
+        raise ImportError(f"monarch_ops: the compiled library {library} does not exist. Build it with {_REBUILD}.")
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        raise ImportError(
+            f"monarch_ops: the compiled library {library} does not load with torch {torch.__version__} "
+            f"(2.11 or newer is needed): {error}. Rebuild it with {_REBUILD}."
+        ) from error
+
+
+_load()
+
+try:
+    from . import _C  # type: ignore[attr-defined]
+except ImportError as error:
+    raise ImportError(f"monarch_ops: the extension module _C does not load: {error}. Build it with {_REBUILD}.") from error
+
+OPS = torch.ops.monarch_ops
+
+
+def variants() -> list[dict]:
+    """Every compiled kernel, in the order in which the planner prefers them.
+
+    Each entry holds ``family`` (``fft_conv``, ``depthwise_conv1d``, ``mlp``), ``index`` within the family, ``name``
+    (the instruction set, or ``cuda``), ``device``, ``compute`` (dtype of the arithmetic), ``precise`` and
+    ``available`` (whether this machine can run it).
+    """
+    return list(_C.variants())
+
+
+_VARIANT_INDEX = {(v["family"], v["name"], v["compute"]): v["index"] for v in variants()}
+
+
+def variant_index(family: str, name: str | None, dtype: torch.dtype) -> int:
+    """Index of a kernel by name for tensors of `dtype`; -1 (the planner chooses) for None."""
+    if name is None:
+        return -1
+    compute = "float64" if dtype == torch.float64 else "float32"
+    if (family, name, compute) not in _VARIANT_INDEX:
+        known = sorted({n for f, n, c in _VARIANT_INDEX if f == family and c == compute})
+        raise ValueError(f"{family}: argument 'variant' must be one of {known} for {dtype}, got {name!r}")
+    return _VARIANT_INDEX[family, name, compute]

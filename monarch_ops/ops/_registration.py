@@ -1,0 +1,126 @@
+"""What ops register in the same way: argument types, autocast, derivatives of multilinear ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._library import OPS
+
+_LIBRARY = torch.library.Library("monarch_ops", "IMPL")
+_AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+
+
+def require_tensors(op: str, **arguments: Any) -> None:
+    """Raise TypeError naming the first argument that is neither a tensor nor None."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{op}: argument {name!r} must be a Tensor, got {type(value).__name__}")
+
+
+def register_autocast(name: str, lowered: tuple[int, ...]) -> None:
+    """Under autocast, cast the tensors at the positions `lowered` to the autocast dtype.
+
+    The others (filter taps, spectra, short weights, norms) keep their precision: they are small or shared by many
+    rows, and the kernels take them in float32 whatever the dtype of the rows.
+    """
+    op = getattr(OPS, name).default
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU).add(torch._C.DispatchKey.AutocastCUDA)
+
+    def kernel(device: str) -> Callable[..., Any]:
+        def call(_keyset: Any, *args: Any) -> Any:
+            dtype = torch.get_autocast_dtype(device)
+            cast = list(args)
+            for i in lowered:
+                t = args[i] if i < len(args) else None
+                if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64:
+                    cast[i] = t.to(dtype)
+            with torch._C._ExcludeDispatchKeyGuard(keys):
+                return op(*cast)
+
+        return call
+
+    for device, key in _AUTOCAST_KEYS.items():
+        _LIBRARY.impl(name, kernel(device), key, with_keyset=True)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype the kernels compute in for tensors of `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+Tensors = tuple[Tensor | None, ...]
+
+
+def _as(gradient: Tensor | None, like: Tensor | None) -> Tensor | None:
+    return gradient if gradient is None or like is None else gradient.to(like.dtype)
+
+
+def _add(total: Tensor | None, term: Tensor | None) -> Tensor | None:
+    return term if total is None else total if term is None else total + term
+
+
+def register_multilinear_autograd(name: str, slots: tuple[int, ...], constants: int) -> None:
+    """First and second derivatives of an op f for which <grad, f> is linear in each of several slots.
+
+    The op takes the tensors of its slots (`slots` gives their number per slot; f is *jointly* linear in those of one
+    slot), then `constants` tensors without a gradient, then options. ``<name>_backward(grad, *inputs, mask)`` returns
+    the gradients of all slot tensors; bit i of the mask asks for the i-th.
+
+    The second derivative needs nothing new. Given cotangents c_s of the gradients, it is the gradient of
+    ``sum_s S(grad; slot s replaced by c_s)`` with S = <grad, f>: for `grad` that is a sum of forward calls, for the
+    other slots a sum of backward calls.
+    """
+    op, op_backward = getattr(OPS, name), getattr(OPS, f"{name}_backward")
+    count = sum(slots)
+    slot_of = [s for s, n in enumerate(slots) for _ in range(n)]
+
+    def save(ctx: Any, inputs: tuple[Any, ...], first: int) -> None:
+        ctx.save_for_backward(*inputs[: first + count + constants])
+        ctx.options = inputs[first + count + constants :]
+        ctx.set_materialize_grads(False)
+
+    def gradients(grad: Tensor, inputs: Tensors, options: tuple, wanted: list[bool]) -> list[Tensor | None]:
+        if not any(wanted):
+            return [None] * count
+        mask = sum(1 << i for i, want in enumerate(wanted) if want)
+        results = op_backward(grad, *inputs, *options, mask)
+        return [r if want else None for r, want in zip(results, wanted, strict=True)]
+
+    def backward(ctx: Any, grad: Tensor | None) -> tuple:
+        inputs = ctx.saved_tensors
+        nothing = (None,) * (constants + len(ctx.options))
+        if grad is None:
+            return (None,) * count + nothing
+        grads = gradients(grad, inputs, ctx.options, list(ctx.needs_input_grad[:count]))
+        return (*map(_as, grads, inputs[:count]), *nothing)
+
+    def double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple:
+        grad, *inputs = ctx.saved_tensors
+        options = ctx.options[:-1]  # without the mask
+        grad_total: Tensor | None = None
+        totals: list[Tensor | None] = [None] * count
+        for slot in range(len(slots)):
+            members = [i for i in range(count) if slot_of[i] == slot]
+            if all(cotangents[i] is None for i in members):
+                continue
+            replaced = list(inputs)
+            for i in members:
+                replaced[i] = _as(cotangents[i], inputs[i])
+            if replaced[members[0]] is None:  # the first tensor of a slot is not optional
+                replaced[members[0]] = torch.zeros_like(inputs[members[0]])
+            if ctx.needs_input_grad[0]:
+                grad_total = _add(grad_total, op(*replaced, *options))
+            wanted = [need and i not in members for i, need in enumerate(ctx.needs_input_grad[1 : count + 1])]
+            totals = list(map(_add, totals, gradients(grad, tuple(replaced), options, wanted)))
+        return (grad_total, *map(_as, totals, inputs[:count]), *(None,) * (constants + len(ctx.options)))
+
+    torch.library.register_autograd(
+        f"monarch_ops::{name}", backward, setup_context=lambda ctx, inputs, output: save(ctx, inputs, 0)
+    )
+    torch.library.register_autograd(
+        f"monarch_ops::{name}_backward", double_backward, setup_context=lambda ctx, inputs, output: save(ctx, inputs, 1)
+    )

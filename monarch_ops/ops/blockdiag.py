@@ -1,0 +1,118 @@
+"""Block-diagonal and Monarch matrix products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._library import OPS
+from ._registration import register_autocast, require_tensors
+
+
+def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Product with a block-diagonal matrix: ``out_g = x_g @ weight_g^T + bias_g`` for every block g.
+
+    Args:
+        x: (..., G*p), float32, bfloat16, float16 or float64; any strides.
+        weight: (G, q, p), dtype of `x`.
+        bias: (G*q,) or None.
+
+    Returns:
+        (..., G*q) in the dtype of `x`. Differentiable twice in every argument.
+
+    Raises:
+        TypeError: an argument is not a tensor.
+        ValueError: a shape, dtype or device does not fit; the message names the argument.
+    """
+    require_tensors("blockdiag_matmul", x=x, weight=weight, bias=bias)
+    return OPS.blockdiag_matmul(x, weight, bias)
+
+
+def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Product with a Monarch matrix: two block-diagonal factors, the fly permutation between and after them.
+
+    The semantics of ``blockdiag_butterfly_multiply`` (Dao et al., arXiv 2204.00595): with ``a = blockdiag(x, w1)`` of
+    k*q features, block j of the second factor takes features j, j + l, j + 2l, ... of a, and its output i becomes
+    feature i*l + j of the result.
+
+    Args:
+        x: (..., n), n = k*p.
+        w1: (k, q, p).
+        w2: (l, s, r) with l*r = k*q.
+        bias: (l*s,) or None.
+
+    Returns:
+        (..., l*s) in the dtype of `x`. Differentiable twice in every argument.
+
+    Raises:
+        TypeError: an argument is not a tensor.
+        ValueError: a shape, dtype or device does not fit; the message names the argument.
+    """
+    require_tensors("monarch_matmul", x=x, w1=w1, w2=w2, bias=bias)
+    return OPS.monarch_matmul(x, w1, w2, bias)
+
+
+@torch.library.register_fake("monarch_ops::blockdiag_matmul")
+def _(x, weight, bias=None):
+    return x.new_empty((*x.shape[:-1], weight.shape[0] * weight.shape[1]))
+
+
+@torch.library.register_fake("monarch_ops::monarch_matmul")
+def _(x, w1, w2, bias=None):
+    return x.new_empty((*x.shape[:-1], w2.shape[0] * w2.shape[1]))
+
+
+# ---- autograd: gradients are the same products with transposed blocks, and batched products of the operands ------------
+
+
+def block_weight_grad(grad: Tensor, x: Tensor, blocks: int) -> Tensor:
+    """Gradient of the blocks: grad (..., G*q) and x (..., G*p) give (G, q, p)."""
+    g = grad.reshape(-1, blocks, grad.shape[-1] // blocks)
+    return torch.bmm(g.permute(1, 2, 0), x.reshape(g.shape[0], blocks, x.shape[-1] // blocks).transpose(0, 1))
+
+
+def bias_grad(grad: Tensor) -> Tensor:
+    """Sum over every axis but the last."""
+    return grad.reshape(-1, grad.shape[-1]).sum(0)
+
+
+def _save(ctx, inputs, output):
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx, grad):
+    x, weight = ctx.saved_tensors
+    need_x, need_weight, need_bias = ctx.needs_input_grad
+    dx = OPS.blockdiag_matmul(grad, weight.transpose(1, 2)) if need_x else None
+    dw = block_weight_grad(grad, x, weight.shape[0]) if need_weight else None
+    return dx, dw, bias_grad(grad) if need_bias else None
+
+
+def _save_monarch(ctx, inputs, output):
+    x, w1, w2, _ = inputs
+    ctx.save_for_backward(x, w1, w2)
+
+
+def _monarch_backward(ctx, grad):
+    x, w1, w2 = ctx.saved_tensors
+    need_x, need_w1, need_w2, need_bias = ctx.needs_input_grad
+    blocks, rows, _ = w2.shape
+    # undo the last permutation: feature i*l + j of the result is output i of block j
+    by_block = grad.unflatten(-1, (rows, blocks)).transpose(-1, -2).flatten(-2)
+    dw2 = dw1 = dx = None
+    if need_w2:
+        middle = OPS.blockdiag_matmul(x, w1).unflatten(-1, (w2.shape[2], blocks)).transpose(-1, -2).flatten(-2)
+        dw2 = block_weight_grad(by_block, middle, blocks)
+    if need_x or need_w1:
+        d_middle = OPS.blockdiag_matmul(by_block, w2.transpose(1, 2))
+        d_first = d_middle.unflatten(-1, (blocks, w2.shape[2])).transpose(-1, -2).flatten(-2)
+        dx = OPS.blockdiag_matmul(d_first, w1.transpose(1, 2)) if need_x else None
+        dw1 = block_weight_grad(d_first, x, w1.shape[0]) if need_w1 else None
+    return dx, dw1, dw2, bias_grad(grad) if need_bias else None
+
+
+torch.library.register_autograd("monarch_ops::blockdiag_matmul", _backward, setup_context=_save)
+torch.library.register_autograd("monarch_ops::monarch_matmul", _monarch_backward, setup_context=_save_monarch)
+register_autocast("blockdiag_matmul", lowered=(0, 1, 2))
+register_autocast("monarch_matmul", lowered=(0, 1, 2, 3))

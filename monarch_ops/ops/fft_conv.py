@@ -1,0 +1,127 @@
+"""FFT long convolution, from filter taps or from a prepared spectrum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._library import OPS, variant_index
+from ._registration import compute_dtype, register_autocast, register_multilinear_autograd, require_tensors
+from .fft_filter import FilterSpectrum
+
+
+def fft_conv(
+    u: Tensor,
+    k: Tensor | FilterSpectrum,
+    *,
+    k_rev: Tensor | None = None,
+    skip: Tensor | None = None,
+    pre_gate: Tensor | None = None,
+    post_gate: Tensor | None = None,
+    lengths: Tensor | None = None,
+    circular: bool = False,
+    precision: str = "fast",
+    variant: str | None = None,
+) -> Tensor:
+    r"""Long convolution of every row of `u` with the filter of its channel, by one FFT per row.
+
+    With ``x = u * pre_gate`` (or ``u``),
+
+    .. math::
+        y[t] = \mathrm{post\_gate}[t] \Big( \sum_{s \le t} k[t-s]\, x[s] + \sum_{s > t} k_{rev}[s-t-1]\, x[s]
+               + \mathrm{skip}\; x[t] \Big)
+
+    so `k` holds lags 0, 1, 2, ... and `k_rev` lags -1, -2, ... (``k_rev[0]`` is lag -1, the M2-BERT convention,
+    arXiv 2310.12109). Differentiable twice in every floating-point argument.
+
+    Args:
+        u: (B, H, L) float32, bfloat16, float16 or (on the CPU) float64; any strides, any L >= 1.
+        k: (H, Lk) real taps of any floating dtype, or a :class:`FilterSpectrum` from :func:`fft_filter`, which then
+            already contains `k_rev`, `skip` and `circular`. Taps at lags >= L reach no output and are ignored.
+        k_rev: (H, Lr) anti-causal taps.
+        skip: (H,) weight of the input itself.
+        pre_gate, post_gate: (B, H, L), dtype of `u`.
+        lengths: (B,) int32 or int64: positions >= lengths[b] count as zero in the input and are zero in the output.
+            On CUDA the values are not checked on the host; one outside [0, L] stops the kernel.
+        circular: indices modulo L (a cyclic convolution, Lk <= L, no `k_rev`): FlashFFTConv's "fft size = L".
+        precision: "fast" may stage 16-bit tensors in 16 bits where a kernel does so; "precise" never does.
+        variant: name of a kernel of :func:`monarch_ops.variants` to force, for tests and benchmarks.
+
+    Returns:
+        (B, H, L) in the dtype of `u`. Arithmetic is float32 (float64 for float64).
+
+    Raises:
+        TypeError: an argument is not a tensor.
+        ValueError: a shape, dtype, device, length or option does not fit; the message names the argument.
+    """
+    if precision not in ("fast", "precise"):
+        raise ValueError(f"fft_conv: argument 'precision' must be 'fast' or 'precise', got {precision!r}")
+    require_tensors("fft_conv", u=u, pre_gate=pre_gate, post_gate=post_gate, lengths=lengths)
+    if isinstance(k, FilterSpectrum):
+        return _with_spectrum(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, variant)
+    require_tensors("fft_conv", k=k, k_rev=k_rev, skip=skip)
+    index = variant_index("fft_conv", variant, u.dtype)
+    return OPS.fft_conv(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, precision == "precise", index)
+
+
+def _with_spectrum(
+    u: Tensor,
+    spectrum: FilterSpectrum,
+    k_rev: Tensor | None,
+    skip: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    lengths: Tensor | None,
+    circular: bool,
+    variant: str | None,
+) -> Tensor:
+    for name, value in (("k_rev", k_rev), ("skip", skip), ("circular", circular or None), ("variant", variant)):
+        if value is not None:
+            raise ValueError(f"fft_conv: argument {name!r} belongs to fft_filter when 'k' is a FilterSpectrum")
+    return OPS.fft_conv_spectrum(
+        u, spectrum.data, pre_gate, post_gate, lengths, spectrum.seqlen, spectrum.precise,
+        spectrum.variant_index,
+    )
+
+
+# ---- fake kernels: shapes only --------------------------------------------------------------------------------------
+
+
+@torch.library.register_fake("monarch_ops::fft_conv")
+def _(u, k, k_rev=None, skip=None, pre_gate=None, post_gate=None, lengths=None, circular=False, precise=False,
+      variant=-1):  # fmt: skip
+    return u.new_empty(u.shape)
+
+
+@torch.library.register_fake("monarch_ops::fft_conv_spectrum")
+def _(u, spectrum, pre_gate, post_gate, lengths, seqlen, precise=False, variant=-1):
+    return u.new_empty(u.shape)
+
+
+def _results(u: Tensor, filters: tuple[Tensor | None, ...], mask: int) -> tuple[Tensor, ...]:
+    """Gradients of u, the filter tensors and two gates; empty where the mask or the argument says so."""
+    dtype = compute_dtype(u.dtype)
+    like = [(u.shape, u.dtype), *((f if f is None else f.shape, dtype) for f in filters)]
+    like += [(u.shape, u.dtype)] * 2
+    return tuple(u.new_empty(s if mask >> i & 1 else (0,), dtype=d) for i, (s, d) in enumerate(like))
+
+
+@torch.library.register_fake("monarch_ops::fft_conv_backward")
+def _(grad, u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, precise, variant, output_mask):
+    return _results(u, (k, k_rev, skip), output_mask)
+
+
+@torch.library.register_fake("monarch_ops::fft_conv_spectrum_backward")
+def _(grad, u, spectrum, pre_gate, post_gate, lengths, seqlen, precise, variant, output_mask):
+    return _results(u, (spectrum,), output_mask)
+
+
+# ---- autograd: <grad, y> is linear in u, in either gate, and jointly in the tensors of the filter ----------------------
+
+register_multilinear_autograd("fft_conv", slots=(1, 3, 1, 1), constants=1)
+register_multilinear_autograd("fft_conv_spectrum", slots=(1, 1, 1, 1), constants=1)
+
+register_autocast("fft_conv", lowered=(0, 4, 5))
+register_autocast("fft_conv_spectrum", lowered=(0, 2, 3))

@@ -1,0 +1,169 @@
+"""Filter spectra: the filter side of a long convolution, prepared once and used for many calls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._library import OPS, _C, variant_index
+from ._registration import compute_dtype, require_tensors
+
+
+def _plan(channels: int, seqlen: int, dtype: torch.dtype, device: torch.device, precise: bool, variant: int) -> dict:
+    name = str(dtype).removeprefix("torch.")
+    return _C.explain_fft_conv(1, channels, seqlen, 0, name, device.type, device.index or 0, precise, variant)
+
+
+class FilterSpectrum:
+    """The spectrum of a filter for one sequence length, in the order the kernels read it.
+
+    Made by :func:`fft_filter`, passed to :func:`fft_conv` and :func:`m2_mixer` in place of the taps.
+
+    Attributes:
+        data: (H, n) float32 or float64 tensor; its layout belongs to the kernel named by `variant`.
+        seqlen: the length L it was prepared for; any other is refused.
+        dtype: the dtype of the rows it was prepared for.
+    """
+
+    def __init__(self, data: Tensor, num_k: int, num_rev: int, seqlen: int, circular: bool, dtype: torch.dtype,
+                 precise: bool, variant_index: int) -> None:  # fmt: skip
+        self.data = data
+        self.num_k, self.num_rev = num_k, num_rev
+        self.seqlen = seqlen
+        self.circular = circular
+        self.dtype = dtype
+        self.precise = precise
+        self.variant_index = variant_index
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    @property
+    def variant(self) -> str:
+        """Name of the kernel whose order `data` is in."""
+        plan = _plan(self.data.shape[0], self.seqlen, self.dtype, self.device, self.precise, self.variant_index)
+        return plan["name"]
+
+    def taps(self) -> tuple[Tensor, Tensor | None]:
+        """The filter in time: k (H, Lk) with the skip weight added to lag 0, and k_rev (H, Lr) or None."""
+        k, k_rev, _ = OPS.fft_filter_backward(
+            self.data, self.num_k, self.num_rev, False, self.seqlen, self.circular, self.dtype, self.precise,
+            self.variant_index,
+        )  # fmt: skip
+        # the transform and its adjoint differ from the identity by 1/M, M the number of complex bins; a cyclic
+        # filter has every tap but the first twice
+        scale = self.data.shape[1] // 2
+        if self.circular:
+            k = torch.cat([k[:, :1], k[:, 1:] / 2], dim=1)
+        return k * scale, k_rev * scale if self.num_rev else None
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FilterSpectrum:
+        """The same filter for rows on `device` and of `dtype`: prepared again where the kernels differ."""
+        target = self.device if device is None else torch.device(device)
+        rows = self.dtype if dtype is None else dtype
+        if target.type == self.device.type and compute_dtype(rows) == self.data.dtype:
+            return FilterSpectrum(self.data.to(target), self.num_k, self.num_rev, self.seqlen, self.circular, rows,
+                                  self.precise, self.variant_index)  # fmt: skip
+        k, k_rev = self.taps()
+        return fft_filter(
+            k.to(target),
+            self.seqlen,
+            k_rev=None if k_rev is None else k_rev.to(target),
+            circular=self.circular,
+            dtype=rows,
+            precision="precise" if self.precise else "fast",
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"FilterSpectrum(channels={self.data.shape[0]}, seqlen={self.seqlen}, circular={self.circular}, "
+            f"dtype={self.dtype}, device={self.device}, variant={self.variant!r})"
+        )
+
+
+def fft_filter(
+    k: Tensor,
+    seqlen: int,
+    *,
+    k_rev: Tensor | None = None,
+    skip: Tensor | None = None,
+    circular: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    precision: str = "fast",
+    variant: str | None = None,
+) -> FilterSpectrum:
+    """Prepare the filter of :func:`fft_conv` for rows of length `seqlen`; differentiable twice in the taps.
+
+    Args:
+        k: (H, Lk) taps at lags 0, 1, ...; any floating dtype.
+        seqlen: length L of the rows it will be used on.
+        k_rev: (H, Lr) taps at lags -1, -2, ...; not with `circular`.
+        skip: (H,) weight of the input itself.
+        circular: indices modulo `seqlen`, Lk <= seqlen.
+        dtype: dtype of the rows (default: that of `k`).
+        device: device of the rows (default: that of `k`).
+        precision, variant: as for :func:`fft_conv`.
+
+    Returns:
+        A :class:`FilterSpectrum`. Its tensor takes 2 M floats per channel, M >= seqlen the transform length.
+
+    Raises:
+        TypeError, ValueError: as :func:`fft_conv`, naming the argument.
+    """
+    require_tensors("fft_filter", k=k, k_rev=k_rev, skip=skip)
+    if precision not in ("fast", "precise"):
+        raise ValueError(f"fft_filter: argument 'precision' must be 'fast' or 'precise', got {precision!r}")
+    if device is not None:
+        k, k_rev, skip = (t if t is None else t.to(device) for t in (k, k_rev, skip))
+    rows = k.dtype if dtype is None else dtype
+    precise, index = precision == "precise", variant_index("fft_conv", variant, rows)
+    data = OPS.fft_filter(k, k_rev, skip, seqlen, circular, rows, precise, index)
+    num_rev = 0 if k_rev is None else k_rev.shape[1]
+    return FilterSpectrum(data, k.shape[1], num_rev, seqlen, circular, rows, precise, index)
+
+
+@torch.library.register_fake("monarch_ops::fft_filter")
+def _(k, k_rev, skip, seqlen, circular, dtype, precise=False, variant=-1):
+    plan = _plan(1, seqlen, dtype, k.device, precise, variant)
+    return k.new_empty((k.shape[0], plan["spectrum_scalars"]), dtype=compute_dtype(dtype))
+
+
+@torch.library.register_fake("monarch_ops::fft_filter_backward")
+def _(grad, num_k, num_rev, with_skip, seqlen, circular, dtype, precise=False, variant=-1):
+    channels = grad.shape[0]
+    return (
+        grad.new_empty((channels, num_k)),
+        grad.new_empty((channels, num_rev) if num_rev else (0,)),
+        grad.new_empty((channels,) if with_skip else (0,)),
+    )
+
+
+# ---- autograd: both ops are linear, and each is the other's derivative ------------------------------------------------
+
+
+def _save(ctx, inputs, output):
+    k, k_rev, skip, *ctx.options = inputs
+    ctx.dtypes = [None if t is None else t.dtype for t in (k, k_rev, skip)]
+    ctx.sizes = k.shape[1], 0 if k_rev is None else k_rev.shape[1], skip is not None
+
+
+def _backward(ctx, grad):
+    grads = OPS.fft_filter_backward(grad, *ctx.sizes, *ctx.options)
+    cast = [None if d is None else g.to(d) for g, d in zip(grads, ctx.dtypes, strict=True)]
+    return (*cast, *(None,) * len(ctx.options))
+
+
+def _save_backward(ctx, inputs, output):
+    _, _, num_rev, with_skip, *ctx.options = inputs
+    ctx.present = True, bool(num_rev), with_skip
+
+
+def _double_backward(ctx, *cotangents):
+    taps = [c if there else None for c, there in zip(cotangents, ctx.present, strict=True)]
+    return (OPS.fft_filter(*taps, *ctx.options), *(None,) * (3 + len(ctx.options)))
+
+
+torch.library.register_autograd("monarch_ops::fft_filter", _backward, setup_context=_save)
+torch.library.register_autograd("monarch_ops::fft_filter_backward", _double_backward, setup_context=_save_backward)

@@ -1,0 +1,104 @@
+"""The M2-BERT sequence mixer as one op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._library import OPS
+from ._registration import register_autocast, require_tensors
+from .fft_filter import FilterSpectrum
+
+
+def m2_mixer(
+    a: Tensor,
+    u: Tensor | None,
+    short_weight: Tensor,
+    short_bias: Tensor | None,
+    spectrum: FilterSpectrum,
+    residual_spectrum: FilterSpectrum | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Short convolution, gate, long convolution, gate, plus a residual long convolution (arXiv 2310.12109, 2402.07440).
+
+    ``c = depthwise_conv1d(a, short_weight, short_bias)`` (causal) is split into thirds ``x1, x2, v``;
+    ``y = conv(v * x1; spectrum) * x2 + conv(u; residual_spectrum)``.
+
+    Args:
+        a: (B, 3H, L) float32, bfloat16, float16 or (CPU) float64; any strides.
+        u: (B, H, L) input of the residual convolution; None without one.
+        short_weight: (3H, K) taps of the short convolution, the last one for the current token.
+        short_bias: (3H,) or None.
+        spectrum, residual_spectrum: filters from :func:`fft_filter` for length L.
+        lengths: (B,) int32 or int64: positions >= lengths[b] count as zero and come out zero.
+
+    Returns:
+        (B, H, L) in the dtype of `a`. Differentiable twice in every tensor and in the taps behind the spectra.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: a shape, dtype, device or length does not fit; the message names the argument.
+    """
+    require_tensors("m2_mixer", a=a, u=u, short_weight=short_weight, short_bias=short_bias, lengths=lengths)
+    for name, s in (("spectrum", spectrum), ("residual_spectrum", residual_spectrum)):
+        if not isinstance(s, FilterSpectrum) and (s is not None or name == "spectrum"):
+            raise TypeError(f"m2_mixer: argument {name!r} must be a FilterSpectrum, got {type(s).__name__}")
+    residual = None
+    if residual_spectrum is not None:
+        residual = residual_spectrum.data
+        prepared = [(s.seqlen, s.precise, s.variant_index) for s in (spectrum, residual_spectrum)]
+        if prepared[0] != prepared[1]:
+            raise ValueError(
+                f"m2_mixer: argument 'residual_spectrum' must be prepared like 'spectrum', {spectrum}, "
+                f"got {residual_spectrum}"
+            )
+    return OPS.m2_mixer(a, u, short_weight, short_bias, spectrum.data, residual, lengths, spectrum.seqlen,
+                        spectrum.precise, spectrum.variant_index)  # fmt: skip
+
+
+@torch.library.register_fake("monarch_ops::m2_mixer")
+def _(a, u, short_weight, short_bias, spectrum, residual_spectrum, lengths, seqlen, precise=False, variant=-1):
+    return a.new_empty((a.shape[0], a.shape[1] // 3, a.shape[2]))
+
+
+# ---- autograd: the parts again, each by its own backward op ------------------------------------------------------------
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:7])
+    ctx.options = inputs[7:]
+
+
+def _short_backward(grad, a, weight, bias, needs):
+    """Gradients of the causal short convolution: (a, weight, bias)."""
+    taps = weight.shape[1]
+    da = OPS.depthwise_conv1d(grad, weight.flip(1), None, 0, taps - 1) if needs[0] else None
+    dw = OPS.depthwise_conv1d_weight_grad(grad, a, taps, taps - 1).to(weight.dtype) if needs[1] else None
+    db = grad.sum((0, 2), dtype=torch.promote_types(grad.dtype, torch.float32)).to(bias.dtype) if needs[2] else None
+    return da, dw, db
+
+
+def _backward(ctx, grad):
+    a, u, weight, bias, spectrum, residual, lengths = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    du = d_residual = None
+    if residual is not None and (need[1] or need[5]):
+        du, d_residual, _, _ = OPS.fft_conv_spectrum_backward(
+            grad, u, residual, None, None, lengths, *ctx.options, need[1] | need[5] << 1
+        )
+        du, d_residual = du if need[1] else None, d_residual if need[5] else None
+    inner = need[0] or need[2] or need[3]
+    da = dw = db = d_spectrum = None
+    if inner or need[4]:
+        c = OPS.depthwise_conv1d(a, weight, bias, weight.shape[1] - 1, 0)
+        x1, x2, v = c.chunk(3, 1)
+        mask = 0b1101 * inner | need[4] << 1
+        dv, d_spectrum, dx1, dx2 = OPS.fft_conv_spectrum_backward(grad, v, spectrum, x1, x2, lengths, *ctx.options, mask)
+        d_spectrum = d_spectrum if need[4] else None
+        if inner:
+            da, dw, db = _short_backward(torch.cat([dx1, dx2, dv], 1), a, weight, bias, (need[0], need[2], need[3]))
+    return da, du, dw, db, d_spectrum, d_residual, None, None, None, None
+
+
+torch.library.register_autograd("monarch_ops::m2_mixer", _backward, setup_context=_save)
+register_autocast("m2_mixer", lowered=(0, 1))

@@ -1,5 +1,6 @@
 // Every op of the library: its schema, and the one function that implements it on every device.
 //
+// Tensor arguments have no defaults: PyTorch drops arguments that equal theirs, and autograd then miscounts.
 // B batch, H channels, L length, G blocks. `variant` forces a row of the kernel table (-1: the planner chooses);
 // bit i of
 // `output_mask` says whether result i is wanted, and a result nobody wants comes back with no elements.
@@ -13,8 +14,8 @@ STABLE_TORCH_LIBRARY(monarch_ops, m) {
       "fft_filter_backward(Tensor grad, int num_k, int num_rev, bool with_skip, int seqlen, bool circular, "
       "ScalarType dtype, bool precise=False, int variant=-1) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "fft_conv(Tensor u, Tensor k, Tensor? k_rev=None, Tensor? skip=None, Tensor? pre_gate=None, "
-      "Tensor? post_gate=None, Tensor? lengths=None, bool circular=False, bool precise=False, "
+      "fft_conv(Tensor u, Tensor k, Tensor? k_rev, Tensor? skip, Tensor? pre_gate, Tensor? post_gate, "
+      "Tensor? lengths, bool circular=False, bool precise=False, "
       "int variant=-1) -> Tensor");
   m.def(
       "fft_conv_backward(Tensor grad, Tensor u, Tensor k, Tensor? k_rev, Tensor? skip, Tensor? pre_gate, "
@@ -35,11 +36,11 @@ STABLE_TORCH_LIBRARY(monarch_ops, m) {
   m.def(
       "depthwise_conv1d_weight_grad(Tensor grad, Tensor x, SymInt taps, SymInt pad_left, "
       "bool channels_last=False, int variant=-1) -> Tensor");
-  m.def("blockdiag_matmul(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor");
-  m.def("monarch_matmul(Tensor x, Tensor w1, Tensor w2, Tensor? bias=None) -> Tensor");
+  m.def("blockdiag_matmul(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("monarch_matmul(Tensor x, Tensor w1, Tensor w2, Tensor? bias) -> Tensor");
   m.def(
-      "blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, Tensor? b_out=None, Tensor? residual=None, "
-      "Tensor? norm_weight=None, Tensor? norm_bias=None, float eps=1e-12, int variant=-1) -> Tensor");
+      "blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, Tensor? b_out, Tensor? residual, "
+      "Tensor? norm_weight, Tensor? norm_bias, float eps=1e-12, int variant=-1) -> Tensor");
 }
 
 namespace {

@@ -1,7 +1,8 @@
 """Every op in plain PyTorch: the oracle of the tests (in float64) and a baseline of the benchmarks.
 
-Written from the definitions, for reading rather than for speed; any dtype, any device, differentiable. Arithmetic on
-16-bit tensors is float32, rounded once at the end, as in the compiled kernels.
+Written from the definitions, for reading rather than for speed; any dtype, any device, differentiable. Convolutions of
+16-bit tensors are computed in float32 and rounded once, as in the compiled kernels; matrix products are PyTorch's own
+in the tensors' dtype, as people write them.
 """
 
 from __future__ import annotations
@@ -103,10 +104,9 @@ def blockdiag_dense(weight: Tensor) -> Tensor:
 
 
 def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """:func:`monarch_ops.blockdiag_matmul`, through the dense matrix."""
-    dtype = x.dtype
-    x, weight, bias = _widen(x, weight, bias)
-    return F.linear(x, blockdiag_dense(weight), bias).to(dtype)
+    """:func:`monarch_ops.blockdiag_matmul`."""
+    y = torch.einsum("gqp,...gp->...gq", weight, x.unflatten(-1, (weight.shape[0], -1))).flatten(-2)
+    return y if bias is None else y + bias
 
 
 def monarch_dense(w1: Tensor, w2: Tensor) -> Tensor:
@@ -117,10 +117,10 @@ def monarch_dense(w1: Tensor, w2: Tensor) -> Tensor:
 
 
 def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None) -> Tensor:
-    """:func:`monarch_ops.monarch_matmul`, through the dense matrix."""
-    dtype = x.dtype
-    x, w1, w2, bias = _widen(x, w1, w2, bias)
-    return F.linear(x, monarch_dense(w1, w2), bias).to(dtype)
+    """:func:`monarch_ops.monarch_matmul`."""
+    middle = blockdiag_matmul(x, w1).unflatten(-1, (-1, w2.shape[0]))  # (..., r, l)
+    y = torch.einsum("lsr,...rl->...sl", w2, middle).flatten(-2)
+    return y if bias is None else y + bias
 
 
 def blockdiag_glu_mlp(
@@ -135,17 +135,13 @@ def blockdiag_glu_mlp(
     eps: float = 1e-12,
 ) -> Tensor:
     """:func:`monarch_ops.blockdiag_glu_mlp`."""
-    dtype = x.dtype
-    x, w_in, w_out, b_out, residual, norm_weight, norm_bias = _widen(
-        x, w_in, w_out, b_out, residual, norm_weight, norm_bias
-    )
     gate, value = blockdiag_matmul(x, w_in).chunk(2, dim=-1)
     y = blockdiag_matmul(F.gelu(gate) * value, w_out, b_out)
     if residual is not None:
         y = y + residual
     if norm_weight is not None:
         y = F.layer_norm(y, y.shape[-1:], norm_weight, norm_bias, eps)
-    return y.to(dtype)
+    return y
 
 
 def m2_mixer(

@@ -100,7 +100,8 @@ def register_multilinear_autograd(name: str, slots: tuple[int, ...], constants: 
 
     def double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple:
         grad, *inputs = ctx.saved_tensors
-        options = ctx.options[:-1]  # without the mask
+        *options, mask = ctx.options
+        cotangents = tuple(c if mask >> i & 1 else None for i, c in enumerate(cotangents))
         grad_total: Tensor | None = None
         totals: list[Tensor | None] = [None] * count
         for slot in range(len(slots)):

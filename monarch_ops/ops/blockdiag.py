@@ -53,12 +53,12 @@ def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None
 
 
 @torch.library.register_fake("monarch_ops::blockdiag_matmul")
-def _(x, weight, bias=None):
+def _(x, weight, bias):
     return x.new_empty((*x.shape[:-1], weight.shape[0] * weight.shape[1]))
 
 
 @torch.library.register_fake("monarch_ops::monarch_matmul")
-def _(x, w1, w2, bias=None):
+def _(x, w1, w2, bias):
     return x.new_empty((*x.shape[:-1], w2.shape[0] * w2.shape[1]))
 
 
@@ -84,7 +84,7 @@ def _save(ctx, inputs, output):
 def _backward(ctx, grad):
     x, weight = ctx.saved_tensors
     need_x, need_weight, need_bias = ctx.needs_input_grad
-    dx = OPS.blockdiag_matmul(grad, weight.transpose(1, 2)) if need_x else None
+    dx = OPS.blockdiag_matmul(grad, weight.transpose(1, 2), None) if need_x else None
     dw = block_weight_grad(grad, x, weight.shape[0]) if need_weight else None
     return dx, dw, bias_grad(grad) if need_bias else None
 
@@ -102,12 +102,12 @@ def _monarch_backward(ctx, grad):
     by_block = grad.unflatten(-1, (rows, blocks)).transpose(-1, -2).flatten(-2)
     dw2 = dw1 = dx = None
     if need_w2:
-        middle = OPS.blockdiag_matmul(x, w1).unflatten(-1, (w2.shape[2], blocks)).transpose(-1, -2).flatten(-2)
+        middle = OPS.blockdiag_matmul(x, w1, None).unflatten(-1, (w2.shape[2], blocks)).transpose(-1, -2).flatten(-2)
         dw2 = block_weight_grad(by_block, middle, blocks)
     if need_x or need_w1:
-        d_middle = OPS.blockdiag_matmul(by_block, w2.transpose(1, 2))
+        d_middle = OPS.blockdiag_matmul(by_block, w2.transpose(1, 2), None)
         d_first = d_middle.unflatten(-1, (blocks, w2.shape[2])).transpose(-1, -2).flatten(-2)
-        dx = OPS.blockdiag_matmul(d_first, w1.transpose(1, 2)) if need_x else None
+        dx = OPS.blockdiag_matmul(d_first, w1.transpose(1, 2), None) if need_x else None
         dw1 = block_weight_grad(d_first, x, w1.shape[0]) if need_w1 else None
     return dx, dw1, dw2, bias_grad(grad) if need_bias else None
 

@@ -96,16 +96,19 @@ def _backward(ctx, grad):
     x, weight, bias = ctx.saved_tensors
     left, right, channels_last, silu, variant = ctx.options
     taps = weight.shape[1]
+    wide = grad.to(compute_dtype(grad.dtype))
     if silu:
-        z = OPS.depthwise_conv1d(x, weight, bias, left, right, channels_last, False, variant)
-        grad = torch.ops.aten.silu_backward(grad, z)
+        z = OPS.depthwise_conv1d(x, weight, bias, left, right, channels_last, False, variant).to(wide.dtype)
+        s = torch.sigmoid(z)  # aten::silu_backward has no derivative of its own
+        wide = wide * s * (1 + z * (1 - s))
+        grad = wide.to(grad.dtype)
     need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
     dx = _adjoint(grad, weight, taps, left, right, channels_last, variant) if need_x else None
     dw = db = None
     if need_weight:
         dw = OPS.depthwise_conv1d_weight_grad(grad, x, taps, left, channels_last, variant).to(weight.dtype)
     if need_bias:
-        db = grad.sum((0, 1) if channels_last else (0, 2), dtype=compute_dtype(grad.dtype)).to(bias.dtype)
+        db = wide.sum((0, 1) if channels_last else (0, 2)).to(bias.dtype)
     return dx, dw, db, None, None, None, None, None
 
 

@@ -90,8 +90,7 @@ def _with_spectrum(
 
 
 @torch.library.register_fake("monarch_ops::fft_conv")
-def _(u, k, k_rev=None, skip=None, pre_gate=None, post_gate=None, lengths=None, circular=False, precise=False,
-      variant=-1):  # fmt: skip
+def _(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular=False, precise=False, variant=-1):
     return u.new_empty(u.shape)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._library import OPS
-from ._registration import register_autocast, require_tensors
+from ._registration import compute_dtype, register_autocast, require_tensors
 from .fft_filter import FilterSpectrum
 
 
@@ -74,29 +74,34 @@ def _short_backward(grad, a, weight, bias, needs):
     taps = weight.shape[1]
     da = OPS.depthwise_conv1d(grad, weight.flip(1), None, 0, taps - 1) if needs[0] else None
     dw = OPS.depthwise_conv1d_weight_grad(grad, a, taps, taps - 1).to(weight.dtype) if needs[1] else None
-    db = grad.sum((0, 2), dtype=torch.promote_types(grad.dtype, torch.float32)).to(bias.dtype) if needs[2] else None
+    db = grad.sum((0, 2)).to(bias.dtype) if needs[2] else None
     return da, dw, db
 
 
 def _backward(ctx, grad):
     a, u, weight, bias, spectrum, residual, lengths = ctx.saved_tensors
-    need = ctx.needs_input_grad
-    du = d_residual = None
-    if residual is not None and (need[1] or need[5]):
-        du, d_residual, _, _ = OPS.fft_conv_spectrum_backward(
-            grad, u, residual, None, None, lengths, *ctx.options, need[1] | need[5] << 1
-        )
-        du, d_residual = du if need[1] else None, d_residual if need[5] else None
-    inner = need[0] or need[2] or need[3]
-    da = dw = db = d_spectrum = None
-    if inner or need[4]:
+    rows = a.dtype
+    # the forward op keeps the short convolution in the compute dtype; what is computed again here must not be rounded
+    grad, a, u = (t if t is None else t.to(compute_dtype(rows)) for t in (grad, a, u))
+    need_a, need_u, need_weight, need_bias, need_spectrum, need_residual = ctx.needs_input_grad[:6]
+
+    def conv_backward(x, filter, pre, post, wanted):
+        mask = sum(1 << i for i, want in enumerate(wanted) if want)
+        results = OPS.fft_conv_spectrum_backward(grad, x, filter, pre, post, lengths, *ctx.options, mask)
+        return [r if want else None for r, want in zip(results, wanted, strict=True)]
+
+    du = d_residual = da = dw = db = d_spectrum = None
+    if need_u or need_residual:
+        du, d_residual, _, _ = conv_backward(u, residual, None, None, (need_u, need_residual, False, False))
+    inner = need_a or need_weight or need_bias
+    if inner or need_spectrum:
         c = OPS.depthwise_conv1d(a, weight, bias, weight.shape[1] - 1, 0)
         x1, x2, v = c.chunk(3, 1)
-        mask = 0b1101 * inner | need[4] << 1
-        dv, d_spectrum, dx1, dx2 = OPS.fft_conv_spectrum_backward(grad, v, spectrum, x1, x2, lengths, *ctx.options, mask)
-        d_spectrum = d_spectrum if need[4] else None
+        dv, d_spectrum, dx1, dx2 = conv_backward(v, spectrum, x1, x2, (inner, need_spectrum, inner, inner))
         if inner:
-            da, dw, db = _short_backward(torch.cat([dx1, dx2, dv], 1), a, weight, bias, (need[0], need[2], need[3]))
+            needs = (need_a, need_weight, need_bias)
+            da, dw, db = _short_backward(torch.cat([dx1, dx2, dv], 1), a, weight, bias, needs)
+    da, du = (t if t is None else t.to(rows) for t in (da, du))
     return da, du, dw, db, d_spectrum, d_residual, None, None, None, None
 
 

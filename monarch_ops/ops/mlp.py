@@ -52,7 +52,7 @@ def blockdiag_glu_mlp(
 
 
 @torch.library.register_fake("monarch_ops::blockdiag_glu_mlp")
-def _(x, w_in, w_out, b_out=None, residual=None, norm_weight=None, norm_bias=None, eps=1e-12, variant=-1):
+def _(x, w_in, w_out, b_out, residual, norm_weight, norm_bias, eps=1e-12, variant=-1):
     return x.new_empty((*x.shape[:-1], w_out.shape[0] * w_out.shape[1]))
 
 
@@ -78,7 +78,7 @@ def _norm_backward(grad, y, weight, bias, eps, needs):
 def _backward(ctx, grad):
     x, w_in, w_out, b_out, residual, norm_weight, norm_bias = ctx.saved_tensors
     need = ctx.needs_input_grad
-    gate, value = OPS.blockdiag_matmul(x, w_in).chunk(2, -1)
+    gate, value = OPS.blockdiag_matmul(x, w_in, None).chunk(2, -1)
     act = torch.nn.functional.gelu(gate)
     hidden = act * value
     d_weight = d_bias = None
@@ -91,10 +91,10 @@ def _backward(ctx, grad):
     d_residual = grad if need[4] else None
     dx = d_in = None
     if need[0] or need[1]:
-        d_hidden = OPS.blockdiag_matmul(grad, w_out.transpose(1, 2))
+        d_hidden = OPS.blockdiag_matmul(grad, w_out.transpose(1, 2), None)
         d_gate = torch.ops.aten.gelu_backward(d_hidden * value, gate)
         da = torch.cat([d_gate, d_hidden * act], -1)
-        dx = OPS.blockdiag_matmul(da, w_in.transpose(1, 2)) if need[0] else None
+        dx = OPS.blockdiag_matmul(da, w_in.transpose(1, 2), None) if need[0] else None
         d_in = block_weight_grad(da, x, w_in.shape[0]) if need[1] else None
     return dx, d_in, d_out, db_out, d_residual, d_weight, d_bias, None, None
 

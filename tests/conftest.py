@@ -1,0 +1,35 @@
+"""Options, fixtures and the line that says which data the tests use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import monarch_ops as mo
+
+HERE = Path(__file__).parent
+SHARED = HERE.parent.parent / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--parity-dir", type=Path, help="folder of M2-BERT parity cases (default: ../shared/parity, else tests/data)")
+
+
+def parity_dir(config: pytest.Config) -> Path:
+    chosen = config.getoption("--parity-dir")
+    if chosen is not None:
+        return chosen
+    return SHARED / "parity" if (SHARED / "parity").is_dir() else HERE / "data" / "parity"
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    devices = "cpu" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
+    isa = [v["name"] for v in mo.variants() if v["family"] == "fft_conv" and v["available"] and v["compute"] == "float32"]
+    return [f"monarch_ops {mo.__version__}: devices {devices}; kernels {', '.join(isa)}; parity cases {parity_dir(config)}"]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

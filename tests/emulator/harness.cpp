@@ -1,0 +1,238 @@
+// monarch_emulator: every function of the CUDA kernel table on numpy arrays, run by the emulator. The kernels come
+// from csrc/kernels/cuda as csrc/kernels/instantiate.in takes them; the plans from the library's planner. Arguments
+// and outputs are named as the fields of csrc/kernels/args.h.
+#include <pybind11/stl.h>
+
+#include "call.h"
+#include "kernels/cuda/depthwise_conv1d.cuh"
+#include "kernels/cuda/fft_conv.cuh"
+#include "kernels/cuda/mlp.cuh"
+
+namespace monarch {
+namespace {
+
+using emulator::Call;
+namespace py = pybind11;
+
+constexpr VariantInfo row_of_table(const char* family) {
+  return {.family = family,
+          .device = DeviceKind::cuda,
+          .isa = Isa::cuda,
+          .compute = Scalar::f32,
+          .lanes = kLanes<float>,
+          .precise = true};
+}
+constexpr FftConvKernels fft_conv = fft_conv_kernels<float>(row_of_table("fft_conv"));
+constexpr DepthwiseKernels depthwise_conv1d = depthwise_conv1d_kernels<float>(row_of_table("depthwise_conv1d"));
+constexpr MlpKernels mlp = mlp_kernels<float>(row_of_table("mlp"));
+
+FftConvPlan plan_for(int64_t batch, int64_t channels, int64_t seqlen, Scalar io) {
+  return plan_fft_conv({.batch = batch, .channels = channels, .seqlen = seqlen, .request = {.io = io}},
+                       {&fft_conv.info, 1}, Call::device());
+}
+
+Taps taps_in(Call& c) {
+  const auto count = [&](const char* name) { return c.has(name) ? c.shape(name)[1] : 0; };
+  return {.k = c.array("k"),
+          .num_k = count("k"),
+          .k_rev = c.array("k_rev"),
+          .num_rev = count("k_rev"),
+          .skip = c.array("skip"),
+          .circular = c.flag("circular")};
+}
+
+Taps taps_out(Call& c, int64_t channels, int64_t num_k, int64_t num_rev) {
+  return {.k = c.array_out("grad_k", {channels, num_k}),
+          .num_k = num_k,
+          .k_rev = c.array_out("grad_k_rev", {channels, num_rev}),
+          .num_rev = num_rev,
+          .skip = c.array_out("grad_skip", {channels}),
+          .circular = c.flag("circular")};
+}
+
+py::dict filter(Call& c) {
+  const int64_t channels = c.shape("k")[0], seqlen = c.integer("seqlen");
+  const FftConvPlan plan = plan_for(1, channels, seqlen, c.io());
+  const FftFilterArgs args{.channels = channels,
+                           .seqlen = seqlen,
+                           .taps = taps_in(c),
+                           .spectrum = c.array_out("spectrum", {channels, plan.spectrum_scalars}),
+                           .tree = plan.tree,
+                           .blocks = plan.blocks};
+  return c.run(fft_conv.filter, args, plan.workspace_bytes);
+}
+
+py::dict filter_adjoint(Call& c) {
+  const int64_t channels = c.shape("spectrum")[0], seqlen = c.integer("seqlen");
+  const FftConvPlan plan = plan_for(1, channels, seqlen, c.io());
+  const FftFilterArgs args{.channels = channels,
+                           .seqlen = seqlen,
+                           .taps = taps_out(c, channels, c.integer("num_k"), c.integer("num_rev")),
+                           .spectrum = c.array("spectrum"),
+                           .tree = plan.tree,
+                           .blocks = plan.blocks};
+  return c.run(fft_conv.filter_adjoint, args, plan.workspace_bytes);
+}
+
+// What conv and backward share.
+FftConvArgs conv_args(Call& c, const FftConvPlan& plan) {
+  const auto shape = c.shape("u");
+  return {.batch = shape[0],
+          .channels = shape[1],
+          .seqlen = shape[2],
+          .io = c.io(),
+          .u = c.rows("u"),
+          .pre_gate = c.rows("pre_gate"),
+          .post_gate = c.rows("post_gate"),
+          .y = {},
+          .lengths = c.lengths("lengths"),
+          .spectrum = c.array("spectrum"),
+          .taps = taps_in(c),
+          .tree = plan.tree,
+          .blocks = plan.blocks};
+}
+
+py::dict conv(Call& c) {
+  const auto shape = c.shape("u");
+  const FftConvPlan plan = plan_for(shape[0], shape[1], shape[2], c.io());
+  FftConvArgs args = conv_args(c, plan);
+  args.y = c.rows_out("y", shape);
+  return c.run(fft_conv.conv, args, plan.workspace_bytes);
+}
+
+py::dict backward(Call& c) {
+  const auto shape = c.shape("u");
+  const FftConvPlan plan = plan_for(shape[0], shape[1], shape[2], c.io());
+  const int64_t slices = c.integer("batch_slices");
+  FftConvGradArgs args{.forward = conv_args(c, plan),
+                       .grad = c.rows("grad"),
+                       .grad_u = c.rows_out("grad_u", shape),
+                       .grad_pre_gate = c.rows_out("grad_pre_gate", shape),
+                       .grad_post_gate = c.rows_out("grad_post_gate", shape),
+                       .spectrum_grad = c.array_out("spectrum_grad", {shape[1], slices, plan.spectrum_scalars}),
+                       .batch_slices = slices,
+                       .grad_taps = {}};
+  args.grad_taps = taps_out(c, shape[1], args.forward.taps.num_k, args.forward.taps.num_rev);
+  return c.run(fft_conv.backward, args, plan.workspace_bytes);
+}
+
+py::dict mixer(Call& c) {
+  const auto shape = c.shape("a");
+  const int64_t channels = shape[1] / 3;
+  const FftConvPlan plan = plan_for(shape[0], channels, shape[2], c.io());
+  const MixerArgs args{.batch = shape[0],
+                       .channels = channels,
+                       .seqlen = shape[2],
+                       .io = c.io(),
+                       .a = c.rows("a"),
+                       .u = c.rows("u"),
+                       .y = c.rows_out("y", {shape[0], channels, shape[2]}),
+                       .short_weight = c.array("short_weight"),
+                       .short_bias = c.array("short_bias"),
+                       .short_taps = c.shape("short_weight")[1],
+                       .lengths = c.lengths("lengths"),
+                       .spectrum = c.array("spectrum"),
+                       .residual_spectrum = c.array("residual_spectrum"),
+                       .tree = plan.tree,
+                       .blocks = plan.blocks};
+  return c.run(fft_conv.mixer, args, plan.workspace_bytes);
+}
+
+py::dict depthwise(Call& c) {
+  const auto in = c.shape("x");
+  const bool last = c.flag("channels_last");
+  const int64_t channels = in[last ? 2 : 1], out_len = c.integer("out_len");
+  const emulator::Shape out = last ? emulator::Shape{in[0], out_len, channels} : emulator::Shape{in[0], channels, out_len};
+  const DepthwiseArgs args{.batch = in[0],
+                           .channels = channels,
+                           .seqlen = in[last ? 1 : 2],
+                           .out_len = out_len,
+                           .taps = c.shape("weight")[1],
+                           .pad_left = c.integer("pad_left"),
+                           .io = c.io(),
+                           .channels_last = last,
+                           .silu = c.flag("silu"),
+                           .x = c.rows("x"),
+                           .y = c.rows_out("y", out),
+                           .weight = c.array("weight"),
+                           .bias = c.array("bias")};
+  return c.run(depthwise_conv1d.forward, args);
+}
+
+py::dict depthwise_weight_grad(Call& c) {
+  const auto in = c.shape("x"), out = c.shape("grad");
+  const bool last = c.flag("channels_last");
+  const int64_t channels = in[last ? 2 : 1], taps = c.integer("taps");
+  const DepthwiseWeightGradArgs args{.batch = in[0],
+                                     .channels = channels,
+                                     .seqlen = in[last ? 1 : 2],
+                                     .out_len = out[last ? 1 : 2],
+                                     .taps = taps,
+                                     .pad_left = c.integer("pad_left"),
+                                     .io = c.io(),
+                                     .channels_last = last,
+                                     .x = c.rows("x"),
+                                     .grad = c.rows("grad"),
+                                     .weight_grad = c.array_out("weight_grad", {channels, taps})};
+  return c.run(depthwise_conv1d.weight_grad, args);
+}
+
+py::dict glu(Call& c) {
+  const auto shape = c.shape("a");
+  const GluArgs args{.rows = shape[0],
+                     .inner = shape[1] / 2,
+                     .io = c.io(),
+                     .a = c.io_array("a"),
+                     .h = c.io_array_out("h", {shape[0], shape[1] / 2})};
+  return c.run(mlp.glu, args);
+}
+
+py::dict residual_norm(Call& c) {
+  const auto shape = c.shape("y");
+  const bool in_place = c.flag("in_place");
+  void* const y = in_place ? c.io_array_in_place("y") : c.io_array("y");
+  const ResidualNormArgs args{.rows = shape[0],
+                              .features = shape[1],
+                              .io = c.io(),
+                              .y = y,
+                              .residual = c.io_array("residual"),
+                              .out = in_place ? y : c.io_array_out("out", shape),
+                              .norm_weight = c.array("norm_weight"),
+                              .norm_bias = c.array("norm_bias"),
+                              .eps = c.real("eps")};
+  return c.run(mlp.residual_norm, args);
+}
+
+// How a transform of this length is cut into passes.
+py::dict plan(int64_t seqlen) {
+  const FftConvPlan plan = plan_for(1, 1, seqlen, Scalar::f32);
+  py::dict d;
+  d["points"] = plan.tree.points;
+  d["radices"] = std::vector<int>(plan.tree.radix, plan.tree.radix + plan.tree.depth);
+  return d;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(monarch_emulator, m) {
+  emulator::define_schedule(m);
+  m.def("plan", &plan);
+  const std::pair<const char*, py::dict (*)(Call&)> functions[] = {
+      {"filter", &filter},
+      {"filter_adjoint", &filter_adjoint},
+      {"conv", &conv},
+      {"backward", &backward},
+      {"mixer", &mixer},
+      {"depthwise", &depthwise},
+      {"depthwise_weight_grad", &depthwise_weight_grad},
+      {"glu", &glu},
+      {"residual_norm", &residual_norm},
+  };
+  for (const auto& [name, function] : functions)
+    m.def(name, [function](const py::kwargs& arguments) {
+      Call call(arguments);
+      return function(call);
+    });
+}
+
+}  // namespace monarch

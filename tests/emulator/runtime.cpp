@@ -1,0 +1,181 @@
+#include "runtime.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <queue>
+#include <random>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "fiber.h"
+#include "guarded_memory.h"
+
+emulator::Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+namespace {
+
+enum class State { ready, at_barrier, exited };
+
+struct Thread {
+  Fiber fiber;
+  int index = 0;
+  State state = State::exited;
+};
+
+std::string name_of(Site site) {
+  const std::string_view path = site.file;
+  return std::string(path.substr(path.rfind('/') + 1)) + ":" + std::to_string(site.line);
+}
+
+class Machine {
+ public:
+  void set_schedule(Order order, uint64_t seed) { order_ = order, seed_ = seed; }
+  const char* launch(const LaunchConfig& config, const std::function<void()>& body);
+  void block_barrier(Site site);
+  [[noreturn]] void fail(std::string what);
+  std::byte* shared_memory() const { return shared_->data(); }
+
+ private:
+  std::vector<int64_t> block_order();
+  void run_block(int64_t block);
+  void make_ready(Thread& thread);
+  void check_block();
+
+  Order order_ = Order::forward;
+  uint64_t seed_ = 0;
+
+  // of the launch
+  LaunchConfig config_{};
+  const std::function<void()>* body_ = nullptr;
+  std::string error_;
+  std::mt19937_64 random_;
+
+  // of the block
+  std::vector<std::unique_ptr<Thread>> threads_;  // kept from launch to launch: mapping stacks takes time
+  std::optional<GuardedMemory> shared_;
+  int64_t arrived_ = 0;  // threads at the barrier
+  Site barrier_site_{};
+  Thread* current_ = nullptr;
+  // Threads that can run; the one with the lowest priority number is next.
+  using Entry = std::pair<uint64_t, int>;
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> ready_;
+};
+
+Machine machine;
+
+std::string thread_name(int index) {
+  return "thread " + std::to_string(index) + " of block " + std::to_string(blockIdx.x);
+}
+
+const char* Machine::launch(const LaunchConfig& config, const std::function<void()>& body) {
+  config_ = config;
+  body_ = &body;
+  error_.clear();
+  random_.seed(seed_);
+  if (config.blocks < 1 || config.blocks > INT32_MAX || config.threads < 1 || config.threads > 1024 ||
+      config.shared_bytes > config.shared_limit) {
+    error_ = "launch refused: " + std::to_string(config.blocks) + " blocks of " + std::to_string(config.threads) +
+             " threads with " + std::to_string(config.shared_bytes) + " bytes of shared memory";
+    return error_.c_str();
+  }
+  blockDim = {static_cast<unsigned>(config.threads), 1, 1};
+  gridDim = {static_cast<unsigned>(config.blocks), 1, 1};
+  shared_.emplace(std::vector<int64_t>{0}, config.shared_bytes);
+  while (static_cast<int64_t>(threads_.size()) < config.threads) {
+    threads_.push_back(std::make_unique<Thread>());
+    threads_.back()->index = static_cast<int>(threads_.size()) - 1;
+  }
+  for (const int64_t block : block_order()) {
+    run_block(block);
+    if (!error_.empty()) return error_.c_str();
+  }
+  return nullptr;
+}
+
+std::vector<int64_t> Machine::block_order() {
+  std::vector<int64_t> order(config_.blocks);
+  std::iota(order.begin(), order.end(), 0);
+  if (order_ == Order::reverse) std::reverse(order.begin(), order.end());
+  if (order_ == Order::random) std::shuffle(order.begin(), order.end(), random_);
+  return order;
+}
+
+void Machine::make_ready(Thread& thread) {
+  const auto index = static_cast<uint64_t>(thread.index);
+  thread.state = State::ready;
+  ready_.emplace(order_ == Order::random ? random_() : order_ == Order::reverse ? config_.threads - index : index,
+                 thread.index);
+}
+
+void Machine::run_block(int64_t block) {
+  blockIdx = {static_cast<unsigned>(block), 0, 0};
+  shared_->clear();
+  arrived_ = 0;
+  ready_ = {};
+  for (int64_t i = 0; i < config_.threads; ++i) {
+    threads_[i]->fiber.start([] {
+      (*machine.body_)();
+      machine.current_->state = State::exited;
+    });
+    make_ready(*threads_[i]);
+  }
+  while (error_.empty() && !ready_.empty()) {
+    current_ = threads_[ready_.top().second].get();
+    ready_.pop();
+    threadIdx = {static_cast<unsigned>(current_->index), 0, 0};
+    current_->fiber.resume();
+  }
+  if (error_.empty()) check_block();
+}
+
+void Machine::check_block() {
+  const auto end = threads_.begin() + config_.threads;
+  const auto first = [&](State state) {
+    return std::find_if(threads_.begin(), end, [&](const auto& thread) { return thread->state == state; });
+  };
+  // When nobody can run and somebody still waits, the others have gone.
+  if (const auto waiting = first(State::at_barrier); waiting != end) {
+    error_ = "divergent barrier: " + thread_name((*waiting)->index) + " waits at " + name_of(barrier_site_) +
+             ", thread " + std::to_string((*first(State::exited))->index) + " has exited";
+  } else if (const auto offset = shared_->outside_write()) {
+    error_ = "block " + std::to_string(blockIdx.x) + " wrote outside of its " + std::to_string(config_.shared_bytes) +
+             " bytes of shared memory, at byte " + std::to_string(*offset);
+  }
+}
+
+void Machine::block_barrier(Site site) {
+  if (arrived_ == 0) barrier_site_ = site;
+  if (site.line != barrier_site_.line || std::string_view(site.file) != barrier_site_.file)
+    fail("divergent barrier: " + thread_name(current_->index) + " waits at " + name_of(site) + ", others wait at " +
+         name_of(barrier_site_));
+  current_->state = State::at_barrier;
+  if (++arrived_ == config_.threads) {
+    arrived_ = 0;
+    for (int64_t i = 0; i < config_.threads; ++i) make_ready(*threads_[i]);
+  }
+  current_->fiber.suspend();
+}
+
+void Machine::fail(std::string what) {
+  error_ = std::move(what);
+  while (true) current_->fiber.suspend();  // never resumed
+}
+
+}  // namespace
+
+void set_schedule(Order order, uint64_t seed) { machine.set_schedule(order, seed); }
+const char* launch(const LaunchConfig& config, const std::function<void()>& body) {
+  return machine.launch(config, body);
+}
+void block_barrier(Site site) { machine.block_barrier(site); }
+void fail(const char* what, Site site) {
+  machine.fail(std::string(what) + ": " + thread_name(static_cast<int>(threadIdx.x)) + " at " + name_of(site));
+}
+std::byte* shared_memory() { return machine.shared_memory(); }
+
+}  // namespace emulator

@@ -1,0 +1,112 @@
+"""Bad input is refused with an error that names the op, the argument, what was wanted and what was got."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+import monarch_ops as mo
+
+U, K = torch.randn(2, 3, 20), torch.randn(3, 20)
+A, SHORT = torch.randn(2, 9, 20), torch.randn(9, 3)
+X, W = torch.randn(5, 8), torch.randn(2, 3, 4)
+SPECTRUM = mo.fft_filter(K, 20)
+
+REFUSED = [
+    # fft_conv
+    (lambda: mo.fft_conv(U[0], K), ValueError, r"fft_conv: argument 'u' must have shape \(B, H, L\), got \(3, 20\)"),
+    (lambda: mo.fft_conv(U[..., :0], K), ValueError, r"'u' must have a length L of at least 1, got \(2, 3, 0\)"),
+    (lambda: mo.fft_conv(U.int(), K), ValueError, r"'u' must be float32, float64, bfloat16 or float16, got Int"),
+    (lambda: mo.fft_conv(U.to(torch.complex64), K), ValueError, r"'u' must be float32.*got ComplexFloat"),
+    (lambda: mo.fft_conv(U, K[:2]), ValueError, r"'k' must have shape \(H=3, Lk\), got \(2, 20\)"),
+    (lambda: mo.fft_conv(U, K[0]), ValueError, r"'k' must have shape \(H=3, Lk\), got \(20,\)"),
+    (lambda: mo.fft_conv(U, K[:, :0]), ValueError, r"'k' must have at least one tap, got \(3, 0\)"),
+    (lambda: mo.fft_conv(U, K.long()), ValueError, r"'k' must be float32.*got Long"),
+    (lambda: mo.fft_conv(U, K, k_rev=K.T), ValueError, r"'k_rev' must have shape \(H=3, Lr\), got \(20, 3\)"),
+    (lambda: mo.fft_conv(U, K, skip=torch.ones(4)), ValueError, r"'skip' must have shape \(H=3,\), got \(4,\)"),
+    (lambda: mo.fft_conv(U, K, pre_gate=U[..., 1:]), ValueError, r"'pre_gate' must have shape \(B=2, H=3, L=20\), got \(2, 3, 19\)"),
+    (lambda: mo.fft_conv(U, K, post_gate=U.double()), ValueError, r"'post_gate' must have the dtype of 'u', Float, got Double"),
+    (lambda: mo.fft_conv(U, K, lengths=torch.tensor([1])), ValueError, r"'lengths' must have shape \(B=2,\), got \(1,\)"),
+    (lambda: mo.fft_conv(U, K, lengths=torch.tensor([1.0, 2.0])), ValueError, r"'lengths' must be int32 or int64, got Float"),
+    (lambda: mo.fft_conv(U, K, lengths=torch.tensor([20, -1])), ValueError, r"'lengths' must lie in \[0, L=20\], got -1 at index 1"),
+    (lambda: mo.fft_conv(U, K, lengths=torch.tensor([21, 0])), ValueError, r"'lengths' must lie in \[0, L=20\], got 21 at index 0"),
+    (lambda: mo.fft_conv(U, K, circular=True, k_rev=K), ValueError, r"'k_rev' must be absent when circular=True"),
+    (lambda: mo.fft_conv(U[..., :9], K, circular=True), ValueError, r"'k' must have at most L=9 taps when circular=True, got \(3, 20\)"),
+    (lambda: mo.fft_conv(U, K, precision="low"), ValueError, r"'precision' must be 'fast' or 'precise', got 'low'"),
+    (lambda: mo.fft_conv(U, K, variant="sse9"), ValueError, r"'variant' must be one of .* got 'sse9'"),
+    (lambda: mo.fft_conv(U.numpy(), K), TypeError, r"fft_conv: argument 'u' must be a Tensor, got ndarray"),
+    (lambda: mo.fft_conv(U, [1.0]), TypeError, r"'k' must be a Tensor, got list"),
+    (lambda: mo.fft_conv(U, K, skip=1.0), TypeError, r"'skip' must be a Tensor, got float"),
+    # prepared filters
+    (lambda: mo.fft_filter(K, 0), ValueError, r"fft_filter: argument 'seqlen' must be at least 1, got 0"),
+    (lambda: mo.fft_filter(K[0], 20), ValueError, r"'k' must have shape \(H, Lk\), got \(20,\)"),
+    (lambda: mo.fft_filter(K, 20, dtype=torch.int32), ValueError, r"'dtype' must be float32.*got Int"),
+    (lambda: mo.fft_filter(K, 10, circular=True), ValueError, r"'k' must have at most L=10 taps"),
+    (lambda: mo.fft_conv(U[..., :19], SPECTRUM), ValueError, r"'spectrum' must be prepared for the length of 'u', L=19, got a spectrum prepared for 20"),
+    (lambda: mo.fft_conv(U[:, :2], SPECTRUM), ValueError, r"'spectrum' must have shape \(H=2, spectrum=\d+\), got \(3, \d+\)"),
+    (lambda: mo.fft_conv(U.double(), SPECTRUM), ValueError, r"'spectrum' must be prepared for the dtype of 'u', float64, got Float|spectrum"),
+    (lambda: mo.fft_conv(U, SPECTRUM, skip=K[:, 0]), ValueError, r"'skip' belongs to fft_filter"),
+    (lambda: mo.fft_conv(U, SPECTRUM, circular=True), ValueError, r"'circular' belongs to fft_filter"),
+    # mixer
+    (lambda: mo.m2_mixer(A[:, :8], U, SHORT, None, SPECTRUM), ValueError, r"m2_mixer: argument 'a' must have shape \(B, 3H, L\), got \(2, 8, 20\)"),
+    (lambda: mo.m2_mixer(A, None, SHORT, None, SPECTRUM, SPECTRUM), ValueError, r"'u' must be given with 'residual_spectrum', got None"),
+    (lambda: mo.m2_mixer(A, U, SHORT[:3], None, SPECTRUM), ValueError, r"'short_weight' must have shape \(3H=9, K\), got \(3, 3\)"),
+    (lambda: mo.m2_mixer(A, U, SHORT, None, K), TypeError, r"'spectrum' must be a FilterSpectrum, got Tensor"),
+    (lambda: mo.m2_mixer(A, U, SHORT, None, SPECTRUM, mo.fft_filter(K, 19)), ValueError, r"'residual_spectrum' must be prepared like 'spectrum'"),
+    # short convolution
+    (lambda: mo.depthwise_conv1d(U[0], SHORT[:3]), ValueError, r"depthwise_conv1d: argument 'x' must have shape \(B, H, L\), got \(3, 20\)"),
+    (lambda: mo.depthwise_conv1d(U, SHORT), ValueError, r"'weight' must have shape \(H=3, K\), got \(9, 3\)"),
+    (lambda: mo.depthwise_conv1d(U, SHORT[:3, None]), ValueError, r"'weight' must have shape \(H, K\), got \(3, 1, 3\)"),
+    (lambda: mo.depthwise_conv1d(U, SHORT[:3], torch.ones(4)), ValueError, r"'bias' must have shape \(H=3,\), got \(4,\)"),
+    (lambda: mo.depthwise_conv1d(U, SHORT[:3], padding=-1), ValueError, r"'padding' must be 'causal', 'same' or a number >= 0, got -1"),
+    (lambda: mo.depthwise_conv1d(U[..., :1], SHORT[:3], padding=0), ValueError, r"'padding' must leave an output of length >= 0 for L=1"),
+    (lambda: mo.depthwise_conv1d(U, SHORT[:3], layout="lbh"), ValueError, r"'layout' must be 'bhl' or 'blh', got 'lbh'"),
+    (lambda: mo.depthwise_conv1d(U, SHORT[:3], activation="relu"), ValueError, r"'activation' must be None or 'silu', got 'relu'"),
+    # matrix products
+    (lambda: mo.blockdiag_matmul(X, W[0]), ValueError, r"blockdiag_matmul: argument 'weight' must have shape \(G, q, p\), got \(3, 4\)"),
+    (lambda: mo.blockdiag_matmul(X[:, :7], W), ValueError, r"'x' must have shape \(\.\.\., G\*p=8\), got \(5, 7\)"),
+    (lambda: mo.blockdiag_matmul(X, W.double()), ValueError, r"'weight' must have the dtype of 'x', Float, got Double"),
+    (lambda: mo.blockdiag_matmul(X, W, torch.ones(5)), ValueError, r"'bias' must have shape \(G\*q=6,\), got \(5,\)"),
+    (lambda: mo.monarch_matmul(X, W, torch.ones(2, 2, 2)), ValueError, r"monarch_matmul: argument 'w2' must have l\*r = k\*q = 6, got \(2, 2, 2\)"),
+    (lambda: mo.blockdiag_glu_mlp(X, torch.ones(1, 3, 8), W), ValueError, r"'w_in' must have an even number"),
+    (lambda: mo.blockdiag_glu_mlp(X, torch.ones(2, 4, 4), torch.ones(2, 4, 3)), ValueError, r"'w_out' must take G'\*p' = G\*q/2 = 4 features"),
+    (lambda: mo.blockdiag_glu_mlp(X, torch.ones(2, 4, 4), torch.ones(2, 4, 2), residual=X[:4]), ValueError, r"'residual' must have the shape of the result"),
+    (lambda: mo.blockdiag_glu_mlp(X, torch.ones(2, 4, 4), torch.ones(2, 4, 2), norm_bias=X[0]), ValueError, r"'norm_weight' must be given with 'norm_bias', got None"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED, ids=lambda v: v if isinstance(v, str) else None)
+def test_refused(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_every_message_names_op_argument_wanted_and_got() -> None:
+    for call, _, _ in REFUSED:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            call()
+        assert re.match(r"\w+: argument '\w+' (must .+, got .+|belongs to \w+ .+)", str(caught.value), re.S), caught.value
+
+
+def test_a_compiled_call_refuses_too() -> None:
+    compiled = torch.compile(lambda u, n: mo.fft_conv(u, K, lengths=n), backend="aot_eager", fullgraph=True)
+    assert compiled(U, torch.tensor([20, 3])).shape == U.shape
+    with pytest.raises(ValueError, match="'lengths' must lie in"):
+        compiled(U, torch.tensor([20, 30]))
+
+
+def test_a_backward_call_refuses_too() -> None:
+    with pytest.raises(ValueError, match=r"'grad' must have shape \(B=2, H=3, L=20\)"):
+        torch.ops.monarch_ops.fft_conv_backward(U[..., 1:], U, K, None, None, None, None, None, False, False, -1, 1)
+
+
+def test_meta_tensors_are_served_by_the_fake_kernels() -> None:
+    assert mo.fft_conv(U.to("meta"), K.to("meta")).shape == U.shape
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the message for a machine without CUDA")
+def test_a_filter_cannot_be_prepared_on_a_missing_device() -> None:
+    with pytest.raises((RuntimeError, AssertionError), match=r"(?i)cuda"):
+        mo.fft_filter(K, 20, device="cuda")

@@ -1,0 +1,207 @@
+"""Every case of cases.py: values, derivatives, opcheck, compilation, strides, empty batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import LARGE, OPS, SMALL, Case, call, call_reference
+from tolerance import assert_matches, bound, relative_error
+
+import monarch_ops as mo
+from monarch_ops import reference
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+VARIANTS = sorted({v["name"] for v in mo.variants() if v["available"] and v["device"] == "cpu"})
+
+
+def oracle(case: Case, tensors: dict) -> torch.Tensor:
+    return call_reference(case, {name: t.double() for name, t in tensors.items()})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", SMALL + LARGE, ids=str)
+def test_value(case: Case, dtype: torch.dtype) -> None:
+    tensors = case.tensors(dtype)
+    assert_matches(call(case, tensors), oracle(case, tensors), call_reference(case, tensors))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("case", [c for c in LARGE if OPS[c.op].family], ids=str)
+def test_variant(case: Case, variant: str) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        tensors = case.tensors(dtype)
+        assert_matches(call(case, tensors, variant), oracle(case, tensors), call_reference(case, tensors))
+
+
+def gradients(function, tensors: dict, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+    out = function(leaves)
+    grads = torch.autograd.grad(out, list(leaves.values()), weight.to(out.dtype))
+    return dict(zip(leaves, grads, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", SMALL + LARGE, ids=str)
+def test_gradient(case: Case, dtype: torch.dtype) -> None:
+    tensors = case.tensors(dtype)
+    weight = torch.randn_like(call(case, tensors)).double()
+    ours = gradients(lambda t: call(case, t), tensors, weight)
+    base = gradients(lambda t: call_reference(case, t), tensors, weight)
+    wide = gradients(lambda t: call_reference(case, t), {n: t.double() for n, t in tensors.items()}, weight)
+    for name in tensors:
+        assert_matches(ours[name], wide[name], base[name], f"gradient of {name}")
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_gradcheck(case: Case) -> None:
+    names, values = zip(*case.tensors().items(), strict=True)
+    inputs = tuple(v.requires_grad_() for v in values)
+
+    def function(*args):
+        return call(case, dict(zip(names, args, strict=True)))
+
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def ops_called(case: Case, tensors: dict) -> list:
+    """The calls into torch.ops.monarch_ops that an op makes, forward and backward, with their arguments."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    calls = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "monarch_ops":
+                calls.append((func, args))
+            return func(*args, **(kwargs or {}))
+
+    leaves = {n: t.requires_grad_() for n, t in tensors.items()}
+    with Record():
+        out = call(case, leaves)
+        grads = torch.autograd.grad(out.sum(), list(leaves.values()), create_graph=True)
+        torch.autograd.grad(sum(g.sum() for g in grads), list(leaves.values()), allow_unused=True)
+    return calls
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_opcheck(case: Case) -> None:
+    seen = set()
+    for func, args in ops_called(case, case.tensors(torch.float32)):
+        if func in seen:
+            continue
+        seen.add(func)
+        fresh = [a.detach().clone().requires_grad_(a.is_floating_point()) if torch.is_tensor(a) else a for a in args]
+        torch.library.opcheck(func, tuple(fresh))
+    assert seen
+
+
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_compile_traces_the_whole_graph(case: Case) -> None:
+    torch._dynamo.reset()
+    tensors = case.tensors(torch.float32)
+    leaves = {n: t.requires_grad_() for n, t in tensors.items()}
+
+    def function(t):
+        return torch.relu(call(case, t)) * 2
+
+    expected = function(leaves)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(leaves)
+    torch.testing.assert_close(compiled, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled.sum(), list(leaves.values())),
+        torch.autograd.grad(expected.sum(), list(leaves.values())),
+    )
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_strides(case: Case) -> None:
+    """Any strides give the result of the contiguous tensors, and views do not write through."""
+    tensors = case.tensors(torch.float32)
+    expected = call(case, tensors)
+    for layout in ("transposed", "sliced", "expanded"):
+        strided = {}
+        for name, t in tensors.items():
+            if layout == "transposed":
+                strided[name] = t.transpose(0, -1).contiguous().transpose(0, -1)
+            elif layout == "sliced":
+                wide = torch.full((*t.shape[:-1], 2 * t.shape[-1] + 1), float("nan"))
+                wide[..., 1::2] = t
+                strided[name] = wide[..., 1::2]
+            else:  # leading axis repeated without memory
+                strided[name] = t[:1].expand_as(t)
+        reference_inputs = {n: t.contiguous() for n, t in strided.items()} if layout == "expanded" else tensors
+        expected = call(case, reference_inputs)
+        torch.testing.assert_close(call(case, strided), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_empty_batches() -> None:
+    for case in SMALL:
+        if case.op in ("fft_conv", "prepared_conv") and "lengths" not in case.options:
+            tensors = case.tensors(torch.float32)
+            batched = {n: t[:0] if n in ("u", "pre_gate", "post_gate") else t for n, t in tensors.items()}
+            leaves = {n: t.requires_grad_() for n, t in batched.items()}
+            out = call(case, leaves)
+            assert out.shape == batched["u"].shape
+            for name, grad in zip(leaves, torch.autograd.grad(out.sum(), list(leaves.values())), strict=True):
+                assert grad.shape == leaves[name].shape
+                assert not grad.any()
+    assert mo.depthwise_conv1d(torch.ones(0, 3, 5), torch.ones(3, 2)).shape == (0, 3, 5)
+    assert mo.blockdiag_matmul(torch.ones(0, 8), torch.ones(2, 3, 4)).shape == (0, 6)
+    assert mo.monarch_matmul(torch.ones(2, 0, 4), torch.ones(2, 2, 2), torch.ones(2, 2, 2)).shape == (2, 0, 4)
+    assert mo.blockdiag_glu_mlp(torch.ones(0, 4), torch.ones(2, 4, 2), torch.ones(2, 2, 2)).shape == (0, 4)
+
+
+def test_no_channels() -> None:
+    assert mo.fft_conv(torch.ones(2, 0, 5), torch.ones(0, 5)).shape == (2, 0, 5)
+    assert mo.depthwise_conv1d(torch.ones(2, 0, 5), torch.ones(0, 3)).shape == (2, 0, 5)
+
+
+def test_dropped_reverse_filter_is_noticed() -> None:
+    for L in (2, 33, 640):
+        u, k, k_rev = torch.randn(2, 3, L), torch.randn(3, L), torch.randn(3, L)
+        exact = reference.fft_conv(u.double(), k.double(), k_rev=k_rev.double(), method="direct")
+        limit = bound(reference.fft_conv(u, k, k_rev=k_rev), exact)
+        assert relative_error(mo.fft_conv(u, k, k_rev=k_rev), exact) <= limit
+        assert relative_error(mo.fft_conv(u, k), exact) > limit
+        assert relative_error(mo.fft_conv(u, k, k_rev=k_rev.roll(1, -1)), exact) > limit
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nonfinite_values_propagate(value: float) -> None:
+    u, k = torch.randn(2, 2, 50), torch.randn(2, 50)
+    u[0, 1, 20] = value
+    y = mo.fft_conv(u, k)
+    assert not torch.isfinite(y[0, 1, 20:]).any()
+    assert torch.isfinite(y[0, 0]).all() and torch.isfinite(y[1]).all()
+    assert not torch.isfinite(mo.depthwise_conv1d(u, k[:, :3])[0, 1, 20:23]).any()
+    x = torch.randn(4, 8)
+    x[1, 0] = value
+    assert not torch.isfinite(mo.blockdiag_matmul(x, torch.randn(2, 3, 4))[1, :3]).any()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_scale_does_not_change_accuracy(dtype: torch.dtype, scale: float) -> None:
+    u, k = (torch.randn(2, 3, 777) * scale).to(dtype), torch.randn(3, 777) / 28
+    exact = reference.fft_conv(u.double(), k.double())
+    assert_matches(mo.fft_conv(u, k), exact, reference.fft_conv(u, k))
+
+
+def test_float16_overflow_becomes_infinite() -> None:
+    y = mo.fft_conv(torch.full((1, 1, 8), 6e4, dtype=torch.float16), torch.ones(1, 8))
+    assert torch.isfinite(y[0, 0, 0]) and torch.isinf(y[0, 0, 7])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_half_precision_conversions_round_to_nearest_even(variant: str) -> None:
+    """Every float16 survives a pass through the kernels, and stores round as PyTorch's casts do."""
+    bits = torch.arange(65536, dtype=torch.int32).to(torch.uint16)
+    for dtype in (torch.float16, torch.bfloat16):
+        x = bits.view(dtype)
+        x = x[torch.isfinite(x)][None, :, None].contiguous()
+        y = mo.depthwise_conv1d(x, torch.ones(x.shape[1], 1), variant=variant)
+        torch.testing.assert_close(y, x, rtol=0, atol=0)
+        gain = torch.rand(x.shape[1], 1) + 0.5
+        scaled = mo.depthwise_conv1d(x, gain, variant=variant)
+        torch.testing.assert_close(scaled, (x.float() * gain[None]).to(dtype), rtol=0, atol=0)

@@ -1,0 +1,184 @@
+"""FilterSpectrum: what it knows, moving it, its derivatives; and what holds across threads, dtypes and compilers."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerance import assert_matches, bound, relative_error
+
+import monarch_ops as mo
+from monarch_ops import reference
+
+
+def taps(H: int, L: int):
+    return torch.randn(H, L), torch.randn(H, L), torch.randn(H)
+
+
+@pytest.mark.parametrize("L", [1, 2, 5, 100, 257, 1000])
+def test_taps_come_back(L: int) -> None:
+    k, k_rev, skip = taps(3, L)
+    back, back_rev = mo.fft_filter(k, L, k_rev=k_rev[:, : L - 1], skip=skip).taps()
+    full = k.clone()
+    full[:, 0] += skip
+    assert relative_error(back, full) < 1e-6
+    if L > 1:
+        assert relative_error(back_rev, k_rev[:, : L - 1]) < 1e-6
+    assert relative_error(mo.fft_filter(k, L, circular=True).taps()[0], k) < 1e-6
+
+
+def test_what_a_spectrum_knows() -> None:
+    k, _, _ = taps(3, 50)
+    s = mo.fft_filter(k, 50, dtype=torch.bfloat16)
+    assert (s.seqlen, s.dtype, s.device, s.circular) == (50, torch.bfloat16, torch.device("cpu"), False)
+    assert s.data.dtype == torch.float32 and s.data.shape[0] == 3
+    assert s.variant in {v["name"] for v in mo.variants()}
+    assert "seqlen=50" in repr(s)
+    assert mo.fft_conv(torch.randn(2, 3, 50).bfloat16(), s).dtype == torch.bfloat16
+
+
+def test_moving_to_another_dtype() -> None:
+    k, k_rev, skip = taps(3, 50)
+    u = torch.randn(2, 3, 50)
+    s = mo.fft_filter(k, 50, k_rev=k_rev, skip=skip)
+    exact = reference.fft_conv(u.double(), k.double(), k_rev=k_rev.double(), skip=skip.double())
+    half = s.to(dtype=torch.bfloat16)
+    assert half.data.data_ptr() == s.data.data_ptr()
+    wide = s.to(dtype=torch.float64)
+    assert wide.data.dtype == torch.float64
+    limit = bound(reference.fft_conv(u, k, k_rev=k_rev, skip=skip), exact)
+    assert relative_error(mo.fft_conv(u.double(), wide), exact) < 2 * limit
+    assert relative_error(mo.fft_conv(u, wide.to(dtype=torch.float32)), exact) < 3 * limit
+
+
+def test_moving_keeps_the_graph() -> None:
+    k = torch.randn(2, 30, requires_grad=True)
+    wide = mo.fft_filter(k, 30).to(dtype=torch.float64)
+    mo.fft_conv(torch.randn(1, 2, 30, dtype=torch.float64), wide).sum().backward()
+    assert k.grad is not None and k.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("circular", [False, True])
+def test_filter_derivatives(circular: bool) -> None:
+    k = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    skip = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    k_rev = None if circular else torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    inputs = (k, skip) if circular else (k, skip, k_rev)
+
+    def spectrum(k, skip, k_rev=None):
+        return mo.fft_filter(k, 6, k_rev=k_rev, skip=skip, circular=circular).data
+
+    assert torch.autograd.gradcheck(spectrum, inputs)
+    assert torch.autograd.gradgradcheck(spectrum, inputs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    B=st.integers(1, 5), H=st.integers(1, 5), L=st.integers(1, 700), fraction=st.floats(0.01, 1.5),
+    reverse=st.booleans(), gates=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    prepared=st.booleans(), transposed=st.booleans(), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_any_shape(B, H, L, fraction, reverse, gates, dtype, prepared, transposed, seed) -> None:
+    torch.manual_seed(seed)
+    Lk = max(1, int(fraction * L))
+    u, pre, post = torch.randn(3, B, H, L).to(dtype).unbind()
+    if transposed:
+        u = u.transpose(1, 2).contiguous().transpose(1, 2)
+    k, lengths = torch.randn(H, Lk), torch.randint(0, L + 1, (B,))
+    extra = {"pre_gate": pre, "post_gate": post, "lengths": lengths} if gates else {}
+    filters = {"k_rev": torch.randn(H, Lk), "skip": torch.randn(H)} if reverse else {}
+    y = mo.fft_conv(u, mo.fft_filter(k, L, dtype=dtype, **filters), **extra) if prepared else mo.fft_conv(u, k, **filters, **extra)
+
+    def definition(wide):
+        cast = {n: t.to(wide) if t.is_floating_point() else t for n, t in (filters | extra).items()}
+        return reference.fft_conv(u.to(wide), k.to(wide), **cast)
+
+    assert_matches(y, definition(torch.float64), definition(torch.float32).to(dtype))
+
+
+def test_threads_do_not_change_the_result() -> None:
+    """Neither the number of threads inside an op nor several callers at once."""
+    u, k = torch.randn(5, 7, 777, requires_grad=True), torch.randn(7, 777, requires_grad=True)
+
+    def run():
+        y = mo.fft_conv(u, k)
+        return (y, *torch.autograd.grad(y.square().sum(), (u, k)))
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        single = run()
+        torch.set_num_threads(4)
+        several = run()
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(single, several, strict=True))
+
+    results: list = [None] * 6
+    lengths = [100, 777, 1024, 777, 100, 333]
+
+    def caller(i: int) -> None:
+        results[i] = mo.fft_conv(u[..., : lengths[i]].detach(), k.detach())
+
+    threads = [threading.Thread(target=caller, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for L, y in zip(lengths, results, strict=True):
+        assert torch.equal(y, mo.fft_conv(u[..., :L].detach(), k.detach()))
+
+
+def test_autocast() -> None:
+    u, k = torch.randn(2, 3, 64), torch.randn(3, 64)
+    x, w = torch.randn(4, 8), torch.randn(2, 3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, z = mo.fft_conv(u, k, post_gate=u), mo.depthwise_conv1d(u, k[:, :3])
+        assert y.dtype == z.dtype == mo.blockdiag_matmul(x, w).dtype == torch.bfloat16
+        assert mo.monarch_matmul(x, w, torch.randn(2, 3, 3)).dtype == torch.bfloat16
+        assert mo.blockdiag_glu_mlp(x, torch.randn(2, 4, 4), torch.randn(2, 4, 2)).dtype == torch.bfloat16
+        spectrum = mo.fft_filter(k, 64)
+        mixed = mo.m2_mixer(torch.randn(2, 9, 64), u, torch.randn(9, 3), None, spectrum, spectrum)
+        assert mo.fft_conv(u, spectrum).dtype == mixed.dtype == torch.bfloat16
+        assert mo.fft_conv(u.double(), k).dtype == torch.float64
+    # the taps keep their precision: the result is that of bfloat16 rows with the float32 filter
+    assert torch.equal(y, mo.fft_conv(u.bfloat16(), k, post_gate=u.bfloat16()))
+    with torch.autocast("cpu", torch.float16):
+        assert mo.fft_conv(u, k).dtype == torch.float16
+    leaf = u.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        mo.fft_conv(leaf, k).float().sum().backward()
+    assert leaf.grad is not None and leaf.grad.dtype == torch.float32
+
+
+def test_compiled_with_dynamic_shapes() -> None:
+    torch._dynamo.reset()
+    k = torch.randn(3, 100)
+
+    def function(u, n):
+        return mo.fft_conv(torch.tanh(u), k, lengths=n) + mo.depthwise_conv1d(u, k[:, :3], activation="silu")
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    for B, L in ((2, 40), (3, 51), (5, 100)):
+        u, n = torch.randn(B, 3, L), torch.randint(0, L + 1, (B,))
+        torch.testing.assert_close(compiled(u, n), function(u, n))
+
+
+def test_exported() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.k = torch.nn.Parameter(torch.randn(3, 40))
+            self.w = torch.nn.Parameter(torch.randn(4, 10, 10))
+
+        def forward(self, u):
+            y = mo.fft_conv(u, mo.fft_filter(self.k, 40), pre_gate=u)
+            return mo.blockdiag_matmul(y, self.w)
+
+    model, u = Model(), torch.randn(2, 3, 40)
+    program = torch.export.export(model, (u,))
+    torch.testing.assert_close(program.module()(u), model(u))
+    assert "monarch_ops.fft_conv_spectrum" in str(program.graph)

@@ -1,0 +1,277 @@
+"""M2-BERT: a BERT whose layers mix the sequence by gated long convolutions and the features by block-diagonal MLPs.
+
+    ids -> embeddings -> [ mixer -> MLP ] x N -> hidden states -> pooler
+
+A layer is ``h <- MLP(mixer(h))``: no residual or norm around the mixer, whose skip path is its own residual long
+convolution (arXiv 2310.12109 section 5, arXiv 2402.07440). Cost grows as L log L with the length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
+
+from ..nn import BlockDiagLinear, HyenaFilter
+from ..ops import blockdiag_glu_mlp, m2_mixer
+from .config import M2BertConfig
+from .filters import SpectrumCache
+
+
+class M2BertEmbeddings(nn.Module):
+    """Word, token type and position embeddings, summed and normalised."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.position_embeddings = (
+            nn.Embedding(config.max_position_embeddings, config.hidden_size) if config.use_positional_encodings else None
+        )
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """(B, L) ids -> (B, L, H)."""
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        x = self.word_embeddings(input_ids) + self.token_type_embeddings(types)
+        if self.position_embeddings is not None:
+            x = x + self.position_embeddings.weight[: input_ids.shape[1]]
+        return self.dropout(self.LayerNorm(x))
+
+
+class M2BertMixer(nn.Module):
+    """Sequence mixer: short convolution, gate, long convolution, gate, plus a residual long convolution."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        H = config.hidden_size
+        self.layernorm = nn.LayerNorm(H) if config.hyena_training_additions else None
+        self.in_linear = nn.Linear(H, 3 * H)
+        self.out_linear = nn.Linear(H, H)
+        self.short_weight = nn.Parameter(torch.empty(3 * H, 3))
+        self.short_bias = nn.Parameter(torch.empty(3 * H))
+        nn.init.uniform_(self.short_weight, -(3**-0.5), 3**-0.5)  # nn.Conv1d's own initial values
+        nn.init.uniform_(self.short_bias, -(3**-0.5), 3**-0.5)
+        self.filter_fn = self._filter(config)
+        self.filter_fn2 = self._filter(config) if config.residual_long_conv else None
+        self._spectrum = SpectrumCache(self.filter_fn)
+        self._spectrum2 = None if self.filter_fn2 is None else SpectrumCache(self.filter_fn2)
+
+    @staticmethod
+    def _filter(config: M2BertConfig) -> HyenaFilter:
+        return HyenaFilter(
+            config.hidden_size,
+            config.max_position_embeddings,
+            order=config.hyena_filter_order,
+            emb_dim=config.hyena_emb_dim,
+            w=config.hyena_w,
+            w_mod=config.hyena_w_mod,
+            bidirectional=config.bidirectional,
+        )
+
+    def forward(self, u: Tensor, lengths: Tensor | None) -> Tensor:
+        """(B, L, H) -> (B, L, H). Both projections read or write channel-major rows, so nothing is transposed."""
+        if self.layernorm is not None:
+            u = self.layernorm(u)
+        B, L, _ = u.shape
+        rows = u.transpose(1, 2)
+        a = torch.baddbmm(self.in_linear.bias[:, None], self.in_linear.weight.expand(B, -1, -1), rows)
+        residual = None if self._spectrum2 is None else self._spectrum2(L, a.dtype)
+        y = m2_mixer(
+            a,
+            None if residual is None else rows.to(a.dtype),
+            self.short_weight,
+            self.short_bias,
+            self._spectrum(L, a.dtype),
+            residual,
+            lengths,
+        )
+        return torch.baddbmm(self.out_linear.bias, y.transpose(1, 2), self.out_linear.weight.T.expand(B, -1, -1))
+
+
+class M2BertMlp(nn.Module):
+    """Feature mixer: (gated) MLP with dense or block-diagonal weights, residual and LayerNorm."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        H, inner = config.hidden_size, config.intermediate_size
+        wide = 2 * inner if config.use_glu_mlp else inner
+        blocks = config.monarch_mlp_nblocks
+        if config.use_monarch_mlp:
+            self.gated_layers: nn.Module = BlockDiagLinear(H, wide, nblocks=blocks, bias=False)
+            self.wo: nn.Module = BlockDiagLinear(inner, H, nblocks=blocks)
+        else:
+            self.gated_layers, self.wo = nn.Linear(H, wide, bias=False), nn.Linear(inner, H)
+        self.layernorm = nn.LayerNorm(H, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.glu = config.use_glu_mlp
+        whole_blocks = H % blocks == 0 and wide % blocks == 0 and inner % blocks == 0
+        self.fused = config.use_monarch_mlp and config.use_glu_mlp and whole_blocks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, H) -> (B, L, H)."""
+        if self.fused and not (self.training and self.dropout.p > 0):
+            return blockdiag_glu_mlp(
+                x,
+                self.gated_layers.weight,
+                self.wo.weight,
+                self.wo.bias,
+                residual=x,
+                norm_weight=self.layernorm.weight,
+                norm_bias=self.layernorm.bias,
+                eps=self.layernorm.eps,
+            )
+        h = self.gated_layers(x)
+        if self.glu:
+            gate, value = h.chunk(2, dim=-1)
+            h = F.gelu(gate) * value
+        else:
+            h = F.gelu(h)
+        return self.layernorm(self.wo(self.dropout(h)) + x)
+
+
+class M2BertLayer(nn.Module):
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        self.attention = M2BertMixer(config)
+        self.mlp = M2BertMlp(config)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        return self.mlp(self.attention(x, lengths))
+
+
+class M2BertEncoder(nn.Module):
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(M2BertLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, lengths)
+        return x
+
+
+class M2BertPooler(nn.Module):
+    """tanh(dense(position 0)), or of the mean over valid positions."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.mean = config.pooling == "mean"
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, L, H) -> (B, H)."""
+        if not self.mean:
+            return torch.tanh(self.dense(hidden[:, 0]))
+        mask = hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask.to(hidden.dtype)
+        return torch.tanh(self.dense((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)))
+
+
+class M2BertPreTrainedModel(PreTrainedModel):
+    config_class = M2BertConfig
+    base_model_prefix = "bert"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+            if module.padding_idx is not None:
+                nn.init.zeros_(module.weight[module.padding_idx])
+
+
+def valid_lengths(attention_mask: Tensor) -> Tensor:
+    """(B,) number of tokens of right-padded rows; any other mask is refused (not looked at while compiling)."""
+    mask = attention_mask.to(torch.bool)
+    if not torch.compiler.is_compiling() and bool((~mask[:, :-1] & mask[:, 1:]).any()):
+        row = int((~mask[:, :-1] & mask[:, 1:]).any(1).nonzero()[0])
+        raise ValueError(
+            "M2-BERT: argument 'attention_mask' must be ones followed by zeros in every row (right padding), "
+            f"got a zero before a one in row {row}"
+        )
+    return mask.sum(1)
+
+
+class M2BertModel(M2BertPreTrainedModel):
+    """The encoder: hidden states of every token and one vector per text."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = M2BertEmbeddings(config)
+        self.encoder = M2BertEncoder(config)
+        self.pooler = M2BertPooler(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.word_embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Tensor, Tensor]:
+        """
+        Args:
+            input_ids: (B, L) int64, L at most ``max_position_embeddings``.
+            attention_mask: (B, L), 1 for tokens and 0 for padding on the right; None means no padding.
+            token_type_ids: (B, L) int64; None means zeros.
+
+        Returns:
+            ``last_hidden_state`` (B, L, H) and ``pooler_output`` (B, H), as an output object or, with
+            ``return_dict=False``, a tuple.
+        """
+        longest = self.config.max_position_embeddings
+        if input_ids.dim() != 2 or not 1 <= input_ids.shape[1] <= longest:
+            raise ValueError(
+                f"M2-BERT: argument 'input_ids' must have shape (B, L) with 1 <= L <= {longest}, got {tuple(input_ids.shape)}"
+            )
+        lengths = None
+        if attention_mask is not None and self.config.padding == "invariant":
+            lengths = valid_lengths(attention_mask)
+        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), lengths)
+        pooled = self.pooler(hidden, attention_mask)
+        if return_dict is False:
+            return hidden, pooled
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+
+class M2BertForMaskedLM(M2BertPreTrainedModel):
+    """Masked language model; the decoder is the word embedding itself."""
+
+    def __init__(self, config: M2BertConfig) -> None:
+        super().__init__(config)
+        self.bert = M2BertModel(config)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Logits (B, L, V); with `labels` (B, L) also the mean cross entropy over positions whose label is not -100."""
+        hidden, _ = self.bert(input_ids, attention_mask, token_type_ids, return_dict=False)
+        h = self.LayerNorm(self.act(self.dense(hidden)))
+        logits = F.linear(h, self.bert.embeddings.word_embeddings.weight, self.decoder_bias)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return MaskedLMOutput(loss=loss, logits=logits)

@@ -48,14 +48,15 @@ MONARCH_KERNEL void missing_barrier(RowsArgs a) {
   row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
 }
 
-// A second round overwrites what slow threads of the first have not read yet.
+// The second round overwrites what slow threads have not read in the first.
 MONARCH_KERNEL void missing_second_barrier(RowsArgs a) {
   const Row row(a);
-  for (int round = 0; round < 2; ++round) {
-    row.shared[row.tid] = row.x[row.tid] * (round + 1);
-    __syncthreads();
-    row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
-  }
+  row.shared[row.tid] = row.x[row.tid];
+  __syncthreads();
+  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  row.shared[row.tid] = 0.f;
+  __syncthreads();
+  row.y[row.tid] += row.shared[row.tid];
 }
 
 MONARCH_KERNEL void early_exit(RowsArgs a) {

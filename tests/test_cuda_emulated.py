@@ -1,0 +1,479 @@
+"""The CUDA kernels of the library, run on the CPU by the emulator of tests/emulator, under several schedules."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from emulator import build, replay
+from emulator.driver import SCHEDULES, Emulator, arguments, dtype_name
+from tolerance import relative_error
+from torch import Tensor
+from torch.nn import functional as F
+
+from monarch_ops import reference
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
+
+LENGTHS = (1, 2, 3, 5, 17, 48, 64, 100, 129, 257)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BATCH = 3
+
+# filter taps as functions of L, gates, lengths given
+CASES = {
+    "causal": (lambda n: {"k": n}, (), False),
+    "short": (lambda n: {"k": (n + 2) // 3, "skip": True}, ("pre_gate",), True),
+    "long": (lambda n: {"k": n + 3, "k_rev": (n + 1) // 2}, ("post_gate",), False),
+    "two-sided": (lambda n: {"k": n, "k_rev": n + 2, "skip": True}, ("pre_gate", "post_gate"), True),
+    "circular": (lambda n: {"k": max(n - 1, 1), "circular": True}, ("pre_gate", "post_gate"), False),
+}
+
+over_lengths = pytest.mark.parametrize("seqlen", LENGTHS)
+over_cases = pytest.mark.parametrize("case", CASES)
+over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+
+
+# ---- running and comparing ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def files() -> dict[str, Path]:
+    return build.build()
+
+
+@pytest.fixture(scope="session")
+def selftest(files) -> ModuleType:
+    return build.load("monarch_emulator_selftest", files["monarch_emulator_selftest"])
+
+
+@pytest.fixture(scope="session")
+def emulator(files) -> Emulator:
+    return Emulator(build.load("monarch_emulator", files["monarch_emulator"]))
+
+
+def check(got: Tensor, exact: Tensor, rounded: Tensor) -> None:
+    """The policy of tolerance.py with a floor of two float32 ulps for every dtype: arithmetic is float32."""
+    assert got.shape == exact.shape
+    limit = 2 * relative_error(rounded, exact) + 2.5e-7
+    assert relative_error(got, exact) <= limit
+    shifted = exact.flatten().roll(1).view_as(exact)
+    for wrong in (torch.zeros_like(exact), shifted):
+        if not torch.equal(wrong, exact):
+            assert relative_error(wrong, exact) > limit
+
+
+def double(tensors: dict) -> dict:
+    return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape).to(dtype)
+
+
+def channels_for(seqlen: int) -> int:
+    """An odd number, so that two blocks share a channel; more for short rows, or errors are ratios of a few numbers."""
+    return 7 if seqlen > 5 else 31
+
+
+def make_lengths(batch: int, seqlen: int) -> Tensor:
+    """No position, all of them, half of them, ..."""
+    return torch.tensor([0, seqlen, (seqlen + 1) // 2])[:batch]
+
+
+def make_taps(case: str, seqlen: int) -> dict:
+    sizes, channels = CASES[case][0](seqlen), channels_for(seqlen)
+    taps = {name: random(channels, sizes[name]) for name in ("k", "k_rev") if name in sizes}
+    if "skip" in sizes:
+        taps["skip"] = random(channels)
+    return taps | {"circular": "circular" in sizes}
+
+
+def make_rows(case: str, seqlen: int, dtype: torch.dtype) -> dict:
+    _, gates, with_lengths = CASES[case]
+    rows = {name: random(BATCH, channels_for(seqlen), seqlen, dtype=dtype) for name in ("u", *gates)}
+    return rows | ({"lengths": make_lengths(BATCH, seqlen)} if with_lengths else {})
+
+
+# ---- FFT convolution ----------------------------------------------------------------------------------------------------
+
+
+def test_lengths_reach_every_radix(emulator):
+    assert {r for n in LENGTHS for r in emulator.module.plan(n)["radices"]} == {2, 3, 4, 5, 8}
+
+
+def reference_spectrum(emulator: Emulator, seqlen: int, k, k_rev=None, skip=None, circular=False) -> Tensor:
+    """The spectrum from its definition: the filter's polynomial at the leaves of the tree of math/rightangle.h."""
+    plan = emulator.module.plan(seqlen)
+    angle = torch.tensor([0.25], dtype=torch.float64)
+    for radix in plan["radices"]:
+        angle = ((angle[:, None] + torch.arange(radix)) / radix).flatten()
+    taps = reference.two_sided(k, seqlen, k_rev, skip, circular)
+    lag = torch.arange(-(seqlen - 1), seqlen)
+    roots = torch.exp(2j * torch.pi * angle[:, None] * (lag % plan["points"]))
+    weights = roots * torch.where(lag < 0, -1j, 1) / plan["points"]
+    complex_dtype = torch.complex128 if k.dtype == torch.float64 else torch.complex64
+    return torch.view_as_real(taps.to(complex_dtype) @ weights.T.to(complex_dtype)).flatten(1)
+
+
+@over_lengths
+@over_cases
+def test_filter_and_adjoint(emulator, seqlen, case):
+    taps = make_taps(case, seqlen)
+    got = emulator("filter", ["spectrum"], seqlen=seqlen, **taps)["spectrum"]
+    wide = double(taps)
+    leaves = {name: t for name, t in wide.items() if isinstance(t, Tensor)}
+    narrow_leaves = {name: taps[name] for name in leaves}
+    for t in (*leaves.values(), *narrow_leaves.values()):
+        t.requires_grad_()
+    exact, rounded = (reference_spectrum(emulator, seqlen, **t) for t in (wide, taps))
+    check(got, exact, rounded)
+
+    grad = random(*got.shape)
+    exact_grads = torch.autograd.grad(exact, leaves.values(), grad.double())
+    rounded_grads = torch.autograd.grad(rounded, narrow_leaves.values(), grad)
+    names = [f"grad_{name}" for name in leaves]
+    num_rev = taps["k_rev"].shape[1] if "k_rev" in taps else 0
+    got = emulator("filter_adjoint", names, spectrum=grad, seqlen=seqlen, num_k=taps["k"].shape[1], num_rev=num_rev,
+                   circular=taps["circular"])  # fmt: skip
+    for name, *expected in zip(names, exact_grads, rounded_grads, strict=True):
+        check(got[name], *expected)
+
+
+def make_spectrum(emulator: Emulator, seqlen: int, taps: dict) -> Tensor:
+    return emulator("filter", ["spectrum"], seqlen=seqlen, **taps)["spectrum"]
+
+
+@over_lengths
+@over_cases
+@over_dtypes
+def test_conv(emulator, seqlen, case, dtype):
+    rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen)
+    exact = reference.fft_conv(**double(rows), **double(taps), method="direct")
+    rounded = reference.fft_conv(**rows, **taps)
+    from_taps = emulator("conv", ["y"], dtype, **rows, **taps)["y"]
+    check(from_taps, exact, rounded)
+    from_spectrum = emulator("conv", ["y"], dtype, **rows, spectrum=make_spectrum(emulator, seqlen, taps))["y"]
+    check(from_spectrum, exact, rounded)
+
+
+def reference_gradients(rows: dict, taps: dict, grad: Tensor, method: str) -> dict[str, Tensor]:
+    named = {k: v.clone() if isinstance(v, Tensor) else v for k, v in (rows | taps).items()}
+    leaves = {k: v.requires_grad_() for k, v in named.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    y = reference.fft_conv(**named, method=method)
+    return dict(zip((f"grad_{k}" for k in leaves), torch.autograd.grad(y, leaves.values(), grad), strict=True))
+
+
+@over_lengths
+@over_cases
+@over_dtypes
+def test_backward(emulator, seqlen, case, dtype):
+    rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen)
+    grad = random(*rows["u"].shape, dtype=dtype)
+    exact = reference_gradients(double(rows), double(taps), grad.double(), "direct")
+    rounded = reference_gradients(rows, taps, grad, "fft")
+    got = emulator("backward", list(exact), dtype, grad=grad, batch_slices=1, **rows, **taps)
+    assert set(got) == set(exact)
+    for name in exact:
+        check(got[name], exact[name], rounded[name])
+
+
+@over_lengths
+@over_cases
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_backward_in_slices(emulator, seqlen, case, slices):
+    """To the spectrum, in partial sums over the batch, then to the taps, as ops/fft_conv.cpp does it."""
+    rows, taps = make_rows(case, seqlen, torch.float32), make_taps(case, seqlen)
+    grad = random(*rows["u"].shape)
+    exact = reference_gradients(double(rows), double(taps), grad.double(), "direct")
+    rounded = reference_gradients(rows, taps, grad, "fft")
+    filter_names = [f"grad_{name}" for name in ("k", "k_rev", "skip") if name in taps]
+    row_names = [name for name in exact if name not in filter_names]
+    num_rev = taps["k_rev"].shape[1] if "k_rev" in taps else 0
+    sources = {"from taps": taps, "from a spectrum": {"spectrum": make_spectrum(emulator, seqlen, taps)}}
+    for source in sources.values():
+        got = emulator("backward", [*row_names, "spectrum_grad"], grad=grad, batch_slices=slices, **rows, **source)
+        partial = got.pop("spectrum_grad")
+        assert partial.shape[1] == slices
+        got |= emulator("filter_adjoint", filter_names, spectrum=partial.sum(1), seqlen=seqlen,
+                        num_k=taps["k"].shape[1], num_rev=num_rev, circular=taps["circular"])  # fmt: skip
+        for name in exact:
+            check(got[name], exact[name], rounded[name])
+
+
+def test_backward_writes_only_what_is_wanted(emulator):
+    """Each output alone is what it is together with all others."""
+    rows, taps = make_rows("two-sided", 17, torch.float32), make_taps("two-sided", 17)
+    call = {"grad": random(*rows["u"].shape), "batch_slices": 1, **rows, **taps}
+    names = ["grad_u", "grad_pre_gate", "grad_post_gate", "grad_k", "grad_k_rev", "grad_skip"]
+    together = emulator("backward", names, **call)
+    for name in names:
+        alone = emulator("backward", [name], **call)
+        assert list(alone) == [name]
+        assert torch.equal(alone[name], together[name])
+
+
+def make_mixer(seqlen: int, dtype: torch.dtype, bias: bool, residual: bool, with_lengths: bool) -> tuple[dict, dict]:
+    """Arguments of the reference, the filters apart."""
+    channels = channels_for(seqlen)
+    case = {
+        "a": random(BATCH, 3 * channels, seqlen, dtype=dtype),
+        "u": random(BATCH, channels, seqlen, dtype=dtype) if residual else None,
+        "short_weight": random(3 * channels, 3),
+        "short_bias": random(3 * channels) if bias else None,
+        "lengths": make_lengths(BATCH, seqlen) if with_lengths else None,
+    }
+    filters = {"taps": make_taps("two-sided", seqlen), "residual_taps": make_taps("short", seqlen) if residual else None}
+    return case, filters
+
+
+@over_lengths
+@over_dtypes
+@pytest.mark.parametrize("bias, residual, with_lengths", [(True, True, True), (False, True, False), (True, False, False),
+                                                          (False, False, True)])  # fmt: skip
+def test_mixer(emulator, seqlen, dtype, bias, residual, with_lengths):
+    case, filters = make_mixer(seqlen, dtype, bias, residual, with_lengths)
+    wide = {name: None if taps is None else double(taps) for name, taps in filters.items()}
+    exact = reference.m2_mixer(**double(case), **wide, method="direct")
+    rounded = reference.m2_mixer(**case, **filters)
+    spectra = [None if taps is None else make_spectrum(emulator, seqlen, taps) for taps in filters.values()]
+    got = emulator("mixer", ["y"], dtype, **case, spectrum=spectra[0], residual_spectrum=spectra[1])
+    check(got["y"], exact, rounded)
+
+
+@pytest.mark.parametrize("bad", [-1, 18])
+@pytest.mark.parametrize("function", ["conv", "backward", "mixer"])
+def test_bad_length_traps(emulator, function, bad):
+    lengths = torch.tensor([17, bad, 0])
+    rows, spectrum = random(BATCH, 2, 17), random(2, 2 * 20)
+    with pytest.raises(RuntimeError, match=r"__trap: thread \d+ of block \d+ at fft_conv.cuh:\d+"):
+        if function == "conv":
+            emulator("conv", ["y"], u=rows, spectrum=spectrum, lengths=lengths)
+        elif function == "backward":
+            emulator("backward", ["grad_u"], u=rows, grad=rows, spectrum=spectrum, lengths=lengths, batch_slices=1)
+        else:
+            emulator("mixer", ["y"], a=random(BATCH, 6, 17), short_weight=random(6, 3),
+                     spectrum=spectrum, lengths=lengths)  # fmt: skip
+
+
+# ---- depthwise convolution ----------------------------------------------------------------------------------------------
+
+# taps, padding left and right: causal, same, none, wide, cropping, more than all taps
+PADDINGS = ((1, 0, 0), (4, 3, 0), (4, 1, 2), (4, 0, 0), (4, -1, -2), (3, 5, -4), (7, 8, 9))
+over_paddings = pytest.mark.parametrize("taps, left, right", PADDINGS)
+over_layouts = pytest.mark.parametrize("layout", ["bhl", "blh"])
+
+
+def make_depthwise(layout: str, taps: int, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows (2, 5, length) in the layout, and a weight."""
+    x = random(2, 5, length, dtype=dtype)
+    return (x if layout == "bhl" else x.transpose(1, 2).contiguous()), random(5, taps)
+
+
+def reference_depthwise(x: Tensor, weight: Tensor, left: int, right: int, layout: str, **options) -> Tensor:
+    padded = F.pad(x, (left, right) if layout == "bhl" else (0, 0, left, right))
+    return reference.depthwise_conv1d(padded, weight, padding=0, layout=layout, **options)
+
+
+@over_paddings
+@over_layouts
+@over_dtypes
+@pytest.mark.parametrize("with_bias, activation", [(True, None), (False, "silu")])
+def test_depthwise(emulator, taps, left, right, layout, dtype, with_bias, activation):
+    x, weight = make_depthwise(layout, taps, 100, dtype)
+    bias = random(5) if with_bias else None
+    options = {"left": left, "right": right, "layout": layout, "activation": activation}
+    exact = reference_depthwise(x.double(), weight.double(), bias=bias.double() if with_bias else None, **options)
+    rounded = reference_depthwise(x, weight, bias=bias, **options)
+    got = emulator("depthwise", ["y"], dtype, x=x, weight=weight, bias=bias, pad_left=left,
+                   out_len=100 + left + right - taps + 1, channels_last=layout == "blh",
+                   silu=activation == "silu")  # fmt: skip
+    check(got["y"], exact, rounded)
+
+
+@over_paddings
+@over_layouts
+@over_dtypes
+def test_depthwise_weight_grad(emulator, taps, left, right, layout, dtype):
+    x, weight = make_depthwise(layout, taps, 100, dtype)
+    grad = make_depthwise(layout, taps, 100 + left + right - taps + 1, dtype)[0]
+
+    def gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+        weight.requires_grad_()
+        return torch.autograd.grad(reference_depthwise(x, weight, left, right, layout), weight, grad)[0]
+
+    got = emulator("depthwise_weight_grad", ["weight_grad"], dtype, x=x, grad=grad, taps=taps, pad_left=left,
+                   channels_last=layout == "blh")  # fmt: skip
+    check(got["weight_grad"], gradient(x.double(), weight.double(), grad.double()), gradient(x, weight, grad))
+
+
+# ---- MLP ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", [1, 70, 130])
+@over_dtypes
+def test_glu(emulator, inner, dtype):
+    def gated(a: Tensor) -> Tensor:  # the reference MLP between identity matrices
+        return reference.blockdiag_glu_mlp(a, torch.eye(2 * inner)[None].to(a), torch.eye(inner)[None].to(a))
+
+    a = random(5, 2 * inner, dtype=dtype)
+    check(emulator("glu", ["h"], dtype, a=a)["h"], gated(a.double()), gated(a))
+
+
+@pytest.mark.parametrize("features", [1, 3, 256, 257, 700])
+@pytest.mark.parametrize("with_residual, with_norm", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("in_place", [False, True])
+@over_dtypes
+def test_residual_norm(emulator, features, with_residual, with_norm, in_place, dtype):
+    y = random(4, features, dtype=dtype) + 1
+    residual = random(4, features, dtype=dtype) if with_residual else None
+    weight, bias = (random(features), random(features)) if with_norm else (None, None)
+
+    def expected(wide: torch.dtype) -> Tensor:
+        z = y.to(wide) if residual is None else y.to(wide) + residual.to(wide)
+        return z if weight is None else F.layer_norm(z, (features,), weight.to(wide), bias.to(wide), 1e-5)
+
+    outputs = [] if in_place else ["out"]
+    got = emulator("residual_norm", outputs, dtype, y=y, residual=residual, norm_weight=weight, norm_bias=bias, eps=1e-5,
+                   in_place=in_place)  # fmt: skip
+    check(got["y" if in_place else "out"], expected(torch.float64), expected(torch.float32).to(dtype))
+
+
+# ---- the emulator itself ------------------------------------------------------------------------------------------------
+
+
+def shifted(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([x[:, :1], x[:, :-1]], axis=1)
+
+
+def outcomes(selftest: ModuleType, kernel: str, expected) -> list[str]:
+    """What each schedule finds: an error message, "wrong result" or "right"."""
+    x = np.random.default_rng(0).standard_normal((3, 256)).astype(np.float32)
+    found = []
+    for schedule in SCHEDULES:
+        selftest.set_schedule(*schedule)
+        try:
+            y = getattr(selftest, kernel)(x=x, outputs=["y"])["y"]
+            found.append("right" if np.allclose(y, expected(x), atol=1e-4) else "wrong result")
+        except RuntimeError as error:
+            found.append(str(error))
+    return found
+
+
+def test_right_kernels_pass(selftest):
+    assert set(outcomes(selftest, "shift", shifted)) == {"right"}
+    assert set(outcomes(selftest, "sum", lambda x: x.sum(1, keepdims=True).repeat(256, 1))) == {"right"}
+
+
+def test_missing_barriers_show(selftest):
+    """Threads that happen to run in the lucky order hide the fault; that is why there are several schedules."""
+    assert [o != "right" for o in outcomes(selftest, "missing_barrier", shifted)] == [False, True, True, True]
+    assert [o != "right" for o in outcomes(selftest, "missing_second_barrier", shifted)] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "kernel, message",
+    [
+        ("early_exit", r"divergent barrier: thread \d+ of block 1 waits at selftest.cpp:\d+, thread 7 has exited"),
+        ("two_barriers", r"divergent barrier: thread \d+ of block \d waits at .*, others wait at selftest.cpp:\d+"),
+        ("write_after_shared", r"block \d wrote outside of its 1024 bytes of shared memory, at byte 1024"),
+        ("write_before_shared", r"block \d wrote outside of its 1024 bytes of shared memory, at byte -4"),
+        ("read_unwritten_shared", r"element \d+ of 'y' was not written, or is made of such"),
+        ("trap", r"__trap: thread 5 of block 1 at selftest.cpp:\d+"),
+        ("write_after_output", r"wrote outside of 'y', at byte 3072"),
+        ("unwritten_output", r"element 259 of 'y' was not written"),
+        ("changed_input", r"changed the input 'x'"),
+        ("read_after_input", r"element 767 of 'y' was not written, or is made of such"),
+    ],
+)
+def test_planted_faults_are_found(selftest, kernel, message):
+    for found in outcomes(selftest, kernel, lambda x: x):
+        assert re.match(message, found)
+    assert set(outcomes(selftest, "shift", shifted)) == {"right"}  # a failed launch leaves nothing behind
+
+
+def test_bad_launches_and_arguments_are_refused(selftest, emulator):
+    with pytest.raises(RuntimeError, match="launch refused: 0 blocks"):
+        selftest.shift(x=np.zeros((0, 256), np.float32), outputs=["y"])
+    x = torch.zeros(1, 1, 4)
+    with pytest.raises(TypeError, match="no argument lenghts"):
+        emulator("conv", ["y"], u=x, k=x[0], lenghts=None)
+    with pytest.raises(TypeError, match="no output grad_u"):
+        emulator("conv", ["y", "grad_u"], u=x, k=x[0])
+    with pytest.raises(TypeError, match="k must be float32, is float64"):
+        emulator("conv", ["y"], u=x, k=x[0].double())
+
+
+@pytest.mark.parametrize("name, dtype", [("bf16", torch.bfloat16), ("half", torch.float16)])
+def test_conversions(selftest, name, dtype):
+    """Every 16-bit pattern; floats of every size, and all those half-way between two 16-bit neighbours."""
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    widen, narrow = getattr(selftest, f"{name}_to_float"), getattr(selftest, f"float_to_{name}")
+    exact = torch.from_numpy(bits).view(dtype).float().numpy()
+    np.testing.assert_array_equal(widen(bits), exact)
+    finite = np.sort(exact[np.isfinite(exact)].astype(np.float64))
+    halfway = ((finite[1:] + finite[:-1]) / 2).astype(np.float32)
+    patterns = np.random.default_rng(0).integers(0, 1 << 32, 1 << 17, dtype=np.uint32).view(np.float32)
+    values = np.concatenate([halfway, np.nextafter(halfway, np.float32(np.inf)), patterns[~np.isnan(patterns)]])
+    np.testing.assert_array_equal(narrow(values), torch.from_numpy(values).to(dtype).view(torch.uint16).numpy())
+    assert narrow(np.float32(np.nan)) == 0x7FFF
+
+
+# ---- sanitizers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def sanitized() -> dict[str, Path]:
+    return build.build(sanitize=True)
+
+
+def one_call_per_path() -> list[tuple[str, dict]]:
+    """Every function at least once, with all of its optional arguments."""
+    calls = []
+    for seqlen, dtype in ((1, torch.float32), (17, torch.bfloat16), (48, torch.float16), (257, torch.float32)):
+        for case in CASES:
+            rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen)
+            grads = [f"grad_{name}" for name in (*rows, *taps) if name not in ("lengths", "circular")]
+            calls.append(("filter", arguments(["spectrum"], seqlen=seqlen, **taps)))
+            calls.append(("conv", arguments(["y"], dtype, **rows, **taps)))
+            calls.append(("backward", arguments(grads, dtype, grad=rows["u"], batch_slices=1, **rows, **taps)))
+            calls.append(("backward", arguments(["spectrum_grad"], dtype, grad=rows["u"], batch_slices=2, **rows, **taps)))
+    spectrum = random(channels_for(17), 2 * 20)
+    calls.append(("filter_adjoint", arguments(["grad_k", "grad_k_rev", "grad_skip"], spectrum=spectrum, seqlen=17,
+                                              num_k=20, num_rev=20)))  # fmt: skip
+    case, _ = make_mixer(17, torch.bfloat16, True, True, True)
+    calls.append(("mixer", arguments(["y"], torch.bfloat16, **case, spectrum=spectrum, residual_spectrum=spectrum)))
+    for layout in ("bhl", "blh"):
+        for taps, left, right in PADDINGS:
+            x, weight = make_depthwise(layout, taps, 33, torch.float16)
+            shared = {"x": x, "pad_left": left, "channels_last": layout == "blh"}
+            out_len = 33 + left + right - taps + 1
+            grad = make_depthwise(layout, taps, out_len, torch.float16)[0]
+            calls.append(("depthwise", arguments(["y"], torch.float16, weight=weight, bias=random(5), out_len=out_len,
+                                                 **shared)))  # fmt: skip
+            calls.append(("depthwise_weight_grad", arguments(["weight_grad"], torch.float16, grad=grad, taps=taps,
+                                                             **shared)))  # fmt: skip
+    rows = random(5, 260)
+    calls.append(("glu", arguments(["h"], a=rows)))
+    calls.append(("residual_norm", arguments(["out"], y=rows, residual=rows, norm_weight=rows[0].clone(),
+                                             norm_bias=rows[1].clone(), eps=1e-5)))  # fmt: skip
+    return calls
+
+
+def test_kernels_under_sanitizers(sanitized):
+    calls = [("monarch_emulator", *call) for call in one_call_per_path()]
+    done = replay.run_sanitized(calls, sanitized, ("random", 3))
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("kernel, access", [("read_after_input", b"READ of size 4"),
+                                            ("write_after_shared", b"WRITE of size 4")])  # fmt: skip
+def test_sanitizers_find_planted_faults(sanitized, kernel, access):
+    call = ("monarch_emulator_selftest", kernel, {"x": np.zeros((3, 256), np.float32), "outputs": ["y"]})
+    done = replay.run_sanitized([call], sanitized, ("forward", 0))
+    assert done.returncode != 0
+    assert b"use-after-poison" in done.stderr and access in done.stderr and b"selftest.cpp" in done.stderr

@@ -51,8 +51,8 @@ py::dict explain_fft_conv(int64_t batch, int64_t channels, int64_t seqlen, int g
                           const std::string& device, int device_index, bool precise, int64_t variant) {
   if (seqlen < 1) throw py::value_error("seqlen must be at least 1, got " + std::to_string(seqlen));
   const auto rows = variant_infos<FftConvKernels>();
-  const FftConvPlan plan = plan_fft_conv({batch, channels, seqlen, gates, {scalar_from(dtype), precise, variant}},
-                                         rows, device_from(device, device_index));
+  const FftConvPlan plan = plan_fft_conv({batch, channels, seqlen, gates, {scalar_from(dtype), precise, variant}}, rows,
+                                         device_from(device, device_index));
   py::dict d;
   d["variant"] = plan.variant;
   d["name"] = isa_name(rows[plan.variant].isa);

@@ -1,9 +1,8 @@
 // Every op of the library: its schema, and the one function that implements it on every device.
 //
 // Tensor arguments have no defaults: PyTorch drops arguments that equal theirs, and autograd then miscounts.
-// B batch, H channels, L length, G blocks. `variant` forces a row of the kernel table (-1: the planner chooses);
-// bit i of
-// `output_mask` says whether result i is wanted, and a result nobody wants comes back with no elements.
+// B batch, H channels, L length, G blocks. `variant` forces a row of the kernel table (-1: the planner chooses).
+// Bit i of `output_mask` says whether result i is wanted, and a result nobody wants comes back with no elements.
 #include "ops/ops.h"
 
 STABLE_TORCH_LIBRARY(monarch_ops, m) {
@@ -15,8 +14,7 @@ STABLE_TORCH_LIBRARY(monarch_ops, m) {
       "ScalarType dtype, bool precise=False, int variant=-1) -> (Tensor, Tensor, Tensor)");
   m.def(
       "fft_conv(Tensor u, Tensor k, Tensor? k_rev, Tensor? skip, Tensor? pre_gate, Tensor? post_gate, "
-      "Tensor? lengths, bool circular=False, bool precise=False, "
-      "int variant=-1) -> Tensor");
+      "Tensor? lengths, bool circular=False, bool precise=False, int variant=-1) -> Tensor");
   m.def(
       "fft_conv_backward(Tensor grad, Tensor u, Tensor k, Tensor? k_rev, Tensor? skip, Tensor? pre_gate, "
       "Tensor? post_gate, Tensor? lengths, bool circular, bool precise, int variant, int output_mask) "

@@ -26,9 +26,11 @@ def _load() -> None:
 _load()
 
 try:
-    from . import _C  # type: ignore[attr-defined]
+    from . import _C
 except ImportError as error:
-    raise ImportError(f"monarch_ops: the extension module _C does not load: {error}. Build it with {_REBUILD}.") from error
+    raise ImportError(
+        f"monarch_ops: the extension module _C does not load: {error}. Build it with {_REBUILD}."
+    ) from error
 
 OPS = torch.ops.monarch_ops
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -135,8 +137,16 @@ class HyenaFilter(nn.Module):
     t: Tensor
     deltas: Tensor
 
-    def __init__(self, channels: int, max_len: int, order: int = 128, emb_dim: int = 5, w: float = 10.0,
-                 w_mod: float = 1.0, bidirectional: bool = True) -> None:  # fmt: skip
+    def __init__(
+        self,
+        channels: int,
+        max_len: int,
+        order: int = 128,
+        emb_dim: int = 5,
+        w: float = 10.0,
+        w_mod: float = 1.0,
+        bidirectional: bool = True,
+    ) -> None:
         super().__init__()
         if emb_dim < 3 or emb_dim % 2 == 0:
             raise ValueError(f"HyenaFilter: argument 'emb_dim' must be odd and at least 3, got {emb_dim}")
@@ -153,19 +163,22 @@ class HyenaFilter(nn.Module):
     @staticmethod
     def _mlp(emb_dim: int, order: int, channels: int) -> nn.ModuleList:
         widths = [emb_dim, order, order, order]
-        hidden = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        hidden = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         return nn.ModuleList([*hidden, nn.Linear(order, channels, bias=False)])
 
     @torch.no_grad()
     def reset_parameters(self, w: float) -> None:
         """The published initial values of everything but the linear layers."""
-        n = torch.arange(self.max_len, dtype=torch.float64)
+        # the device is named, because transformers builds models under torch.device("meta") and moves linspace off it
+        device = self.z.device
+        n = torch.arange(self.max_len, dtype=torch.float64, device=device)
         bands = (self.z.shape[1] - 1) // 2
-        angle = (2 * math.pi / self.max_len) * n[:, None] * torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64)
+        band = torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64, device=device)
+        angle = (2 * math.pi / self.max_len) * n[:, None] * band
         time = n / max(1, self.max_len - 1)
         self.t.copy_(time)
         self.z.copy_(torch.cat([time[:, None], angle.cos(), -angle.sin()], dim=1))
-        self.deltas.copy_(torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, self.channels))
+        self.deltas.copy_(torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, self.channels, device=device))
         self.freq.fill_(w)
         self.bias.normal_()
 
@@ -173,15 +186,18 @@ class HyenaFilter(nn.Module):
         """The first `seqlen` taps: k (H, seqlen) and k_rev (H, seqlen) or None."""
         if seqlen > self.max_len:
             raise ValueError(f"HyenaFilter: argument 'seqlen' must be at most max_len={self.max_len}, got {seqlen}")
-        window = torch.exp(-self.t[:seqlen, None] * self.deltas.abs())
+        device = self.z.device.type
+        # sines of large angles: in the 16 bits of an autocast region the taps would carry most of a model's error
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            window = torch.exp(-self.t[:seqlen, None] * self.deltas.abs())
 
-        def taps(mlp: nn.ModuleList) -> Tensor:
-            s = self.z[:seqlen]
-            for layer in mlp[:-1]:
-                s = torch.sin(self.w_mod * self.freq * layer(s))
-            return (mlp[-1](s) * window).T
+            def taps(mlp: nn.ModuleList) -> Tensor:
+                s = self.z[:seqlen]
+                for layer in mlp[:-1]:
+                    s = torch.sin(self.w_mod * self.freq * layer(s))
+                return (mlp[-1](s) * window).T
 
-        return taps(self.mlp), None if self.mlp_rev is None else taps(self.mlp_rev)
+            return taps(self.mlp), None if self.mlp_rev is None else taps(self.mlp_rev)
 
     def spectrum(self, seqlen: int, dtype: torch.dtype | None = None) -> FilterSpectrum:
         """The prepared filter, skip weight included, for rows of length `seqlen` and dtype `dtype`."""

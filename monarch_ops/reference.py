@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def _widen(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The same tensors in the dtype arithmetic is done in: float64 if any is float64, else float32."""
-    wide = torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
-    return [None if t is None else t.to(wide) for t in tensors]
+def _wide_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """The dtype arithmetic is done in: float64 if any of the tensors is float64, else float32."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _cast(dtype: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.to(dtype) for t in tensors]
 
 
 def _mask(lengths: Tensor, seqlen: int) -> Tensor:
@@ -23,8 +26,9 @@ def _mask(lengths: Tensor, seqlen: int) -> Tensor:
     return (torch.arange(seqlen, device=lengths.device) < lengths[:, None])[:, None]
 
 
-def two_sided(k: Tensor, seqlen: int, k_rev: Tensor | None = None, skip: Tensor | None = None,
-              circular: bool = False) -> Tensor:  # fmt: skip
+def two_sided(
+    k: Tensor, seqlen: int, k_rev: Tensor | None = None, skip: Tensor | None = None, circular: bool = False
+) -> Tensor:
     """The filter over all lags: (H, 2L-1), entry d + L - 1 is the tap at lag d in -(L-1) .. L-1."""
     causal = F.pad(k[:, :seqlen], (0, max(0, seqlen - k.shape[1])))
     if skip is not None:
@@ -63,9 +67,10 @@ def fft_conv(
     circular: bool = False,
     method: str = "fft",
 ) -> Tensor:
-    """:func:`monarch_ops.fft_conv`; `method` "direct" multiplies by the Toeplitz matrix, "fft" goes through torch.fft."""
-    dtype = u.dtype
-    u, k, k_rev, skip, pre_gate, post_gate = _widen(u, k, k_rev, skip, pre_gate, post_gate)
+    """:func:`monarch_ops.fft_conv`; `method` "direct" multiplies by the Toeplitz matrix, "fft" uses torch.fft."""
+    dtype, wide = u.dtype, _wide_dtype(u, k, k_rev, skip, pre_gate, post_gate)
+    u, k = u.to(wide), k.to(wide)
+    k_rev, skip, pre_gate, post_gate = _cast(wide, k_rev, skip, pre_gate, post_gate)
     x = u if pre_gate is None else u * pre_gate
     if lengths is not None:
         valid = _mask(lengths, u.shape[-1])
@@ -88,10 +93,14 @@ def depthwise_conv1d(
     activation: str | None = None,
 ) -> Tensor:
     """:func:`monarch_ops.depthwise_conv1d`."""
-    dtype = x.dtype
-    x, weight, bias = _widen(x, weight, bias)
+    dtype, wide = x.dtype, _wide_dtype(x, weight, bias)
+    x, weight = x.to(wide), weight.to(wide)
+    bias = None if bias is None else bias.to(wide)
     taps = weight.shape[1]
-    left, right = {"causal": (taps - 1, 0), "same": ((taps - 1) // 2, taps // 2)}.get(padding, (padding, padding))
+    if isinstance(padding, int):
+        left = right = padding
+    else:
+        left, right = {"causal": (taps - 1, 0), "same": ((taps - 1) // 2, taps // 2)}[padding]
     rows = F.pad(x if layout == "bhl" else x.transpose(1, 2), (left, right))
     y = F.conv1d(rows, weight[:, None], bias, groups=weight.shape[0])
     y = F.silu(y) if activation == "silu" else y
@@ -155,10 +164,13 @@ def m2_mixer(
     method: str = "fft",
 ) -> Tensor:
     """:func:`monarch_ops.m2_mixer`; the filters are given as the keyword arguments of :func:`fft_conv` (k, ...)."""
-    dtype = a.dtype
-    a, u, short_weight, short_bias = _widen(a, u, short_weight, short_bias)
+    dtype, wide = a.dtype, _wide_dtype(a, u, short_weight, short_bias)
+    a, short_weight = a.to(wide), short_weight.to(wide)
+    u, short_bias = _cast(wide, u, short_bias)
     x1, x2, v = depthwise_conv1d(a, short_weight, short_bias).chunk(3, dim=1)
     y = fft_conv(v, pre_gate=x1, post_gate=x2, lengths=lengths, method=method, **taps)
     if residual_taps is not None:
+        if u is None:
+            raise ValueError("m2_mixer: argument 'u' must be given with 'residual_taps', got None")
         y = y + fft_conv(u, lengths=lengths, method=method, **residual_taps)
     return y.to(dtype)

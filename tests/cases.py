@@ -46,15 +46,19 @@ class Case:
 SCALED = ("k", "k_rev", "k2", "k2_rev", "weight", "w_in", "w_out", "w1", "w2", "short_weight")
 
 
-# ---- ops whose filters are prepared: adapters with plain tensors as arguments, so that gradients reach the taps ---------
+# ---- ops whose filters are prepared: adapters with plain tensors as arguments, so that gradients reach the taps ------
 
 
-def prepared_conv(u, k, k_rev=None, skip=None, pre_gate=None, post_gate=None, lengths=None, circular=False, variant=None):
+def prepared_conv(
+    u, k, k_rev=None, skip=None, pre_gate=None, post_gate=None, lengths=None, circular=False, variant=None
+):
     spectrum = mo.fft_filter(k, u.shape[-1], k_rev=k_rev, skip=skip, circular=circular, dtype=u.dtype, variant=variant)
     return mo.fft_conv(u, spectrum, pre_gate=pre_gate, post_gate=post_gate, lengths=lengths)
 
 
-def mixer(a, short_weight, short_bias, k, k_rev, skip, u=None, k2=None, k2_rev=None, skip2=None, lengths=None, variant=None):
+def mixer(
+    a, short_weight, short_bias, k, k_rev, skip, u=None, k2=None, k2_rev=None, skip2=None, lengths=None, variant=None
+):
     seqlen = a.shape[-1]
     main = mo.fft_filter(k, seqlen, k_rev=k_rev, skip=skip, dtype=a.dtype, variant=variant)
     rest = None
@@ -63,7 +67,9 @@ def mixer(a, short_weight, short_bias, k, k_rev, skip, u=None, k2=None, k2_rev=N
     return mo.m2_mixer(a, u, short_weight, short_bias, main, rest, lengths)
 
 
-def mixer_reference(a, short_weight, short_bias, k, k_rev, skip, u=None, k2=None, k2_rev=None, skip2=None, lengths=None):
+def mixer_reference(
+    a, short_weight, short_bias, k, k_rev, skip, u=None, k2=None, k2_rev=None, skip2=None, lengths=None
+):
     rest = None if k2 is None else {"k": k2, "k_rev": k2_rev, "skip": skip2}
     return reference.m2_mixer(a, u, short_weight, short_bias, {"k": k, "k_rev": k_rev, "skip": skip}, rest, lengths)
 
@@ -88,9 +94,16 @@ OPS = {
 }
 
 
-def _conv(label: str, shape: tuple[int, int, int], taps: int | None = None, rev: int | None = None, gates: str = "",
-          skip: bool = False, **options) -> list[Case]:  # fmt: skip
-    B, H, L = shape
+def _conv(
+    label: str,
+    shape: tuple[int, int, int],
+    taps: int | None = None,
+    rev: int | None = None,
+    gates: str = "",
+    skip: bool = False,
+    **options,
+) -> list[Case]:
+    _, H, L = shape
     shapes: dict[str, tuple[int, ...]] = {"u": shape, "k": (H, L if taps is None else taps)}
     if rev is not None:
         shapes["k_rev"] = (H, rev)
@@ -113,9 +126,13 @@ def _depthwise(label: str, shape: tuple[int, int, int], taps: int, bias: bool = 
 
 def _mixer(label: str, B: int, H: int, L: int, residual: bool = True, **options) -> Case:
     shapes: dict[str, tuple[int, ...]] = {
-        "a": (B, 3 * H, L), "short_weight": (3 * H, 3), "short_bias": (3 * H,),
-        "k": (H, L), "k_rev": (H, L), "skip": (H,),
-    }  # fmt: skip
+        "a": (B, 3 * H, L),
+        "short_weight": (3 * H, 3),
+        "short_bias": (3 * H,),
+        "k": (H, L),
+        "k_rev": (H, L),
+        "skip": (H,),
+    }
     if residual:
         shapes |= {"u": (B, H, L), "k2": (H, L), "k2_rev": (H, L), "skip2": (H,)}
     return Case("m2_mixer", label, shapes, options)
@@ -168,8 +185,11 @@ SMALL: list[Case] = [
 # Larger: values and first derivatives on every dtype and kernel variant.
 LARGE: list[Case] = [
     *[c for L in (2, 3, 16, 17, 127, 128, 129, 257, 1000, 1024, 1031, 2500) for c in _conv(f"L{L}", (2, 3, L))],
-    *[c for L in (33, 640, 1536, 2049) for c in _conv(f"two-sided-L{L}", (3, 2, L), rev=L, gates="pre post", skip=True,
-                                                      lengths=(L, L // 2, 0))],
+    *[
+        c
+        for L in (33, 640, 1536, 2049)
+        for c in _conv(f"two-sided-L{L}", (3, 2, L), rev=L, gates="pre post", skip=True, lengths=(L, L // 2, 0))
+    ],
     *_conv("batch-slices", (9, 2, 200), rev=50, gates="post"),
     *_conv("few-taps", (2, 3, 4096), taps=5, rev=3),
     *_conv("long", (1, 2, 14113), rev=14113, skip=True),
@@ -186,7 +206,7 @@ LARGE: list[Case] = [
     Case("monarch_matmul", "expand", {"x": (40, 24), "w1": (4, 12, 6), "w2": (6, 10, 8)}),
     _mlp("m2bert", (2, 40), 4, 96, 192, "bias residual norm"),
     _mlp("odd", (37,), 3, 33, 45, "bias norm"),
-]  # fmt: skip
+]
 
 
 def call(case: Case, tensors: dict[str, Tensor], variant: str | None = None) -> Tensor:

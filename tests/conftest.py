@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ SHARED = HERE.parent.parent / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--parity-dir", type=Path, help="folder of M2-BERT parity cases (default: ../shared/parity, else tests/data)")
+    parser.addoption(
+        "--parity-dir", type=Path, help="folder of M2-BERT parity cases (default: ../shared/parity, else tests/data)"
+    )
 
 
 def parity_dir(config: pytest.Config) -> Path:
@@ -26,10 +29,23 @@ def parity_dir(config: pytest.Config) -> Path:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     devices = "cpu" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
-    isa = [v["name"] for v in mo.variants() if v["family"] == "fft_conv" and v["available"] and v["compute"] == "float32"]
-    return [f"monarch_ops {mo.__version__}: devices {devices}; kernels {', '.join(isa)}; parity cases {parity_dir(config)}"]
+    isa = [
+        v["name"] for v in mo.variants() if v["family"] == "fft_conv" and v["available"] and v["compute"] == "float32"
+    ]
+    return [
+        f"monarch_ops {mo.__version__}: devices {devices}; kernels {', '.join(isa)}; parity cases {parity_dir(config)}"
+    ]
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny models: on a busy machine, threads that wait for each other make them a hundred times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

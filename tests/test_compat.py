@@ -19,7 +19,9 @@ def cyclic(u: torch.Tensor, k: torch.Tensor, n: int) -> torch.Tensor:
     return torch.fft.irfft(torch.fft.rfft(u, n=n) * torch.fft.rfft(k, n=n), n=n)[..., : u.shape[-1]]
 
 
-@pytest.mark.parametrize(("L", "N", "Lk"), [(64, 64, 64), (64, 128, 64), (50, 128, 128), (100, 128, 30), (1, 4, 4), (37, 60, 59)])
+@pytest.mark.parametrize(
+    ("L", "N", "Lk"), [(64, 64, 64), (64, 128, 64), (50, 128, 128), (100, 128, 30), (1, 4, 4), (37, 60, 59)]
+)
 def test_flashfftconv(L: int, N: int, Lk: int) -> None:
     u, k, pre, post = torch.randn(2, 3, L), torch.randn(3, Lk), torch.randn(2, 3, L), torch.randn(2, 3, L)
     conv = flashfftconv.FlashFFTConv(N, torch.float32)
@@ -51,12 +53,20 @@ def safari_definition(u, k, D, k_rev=None, mask=None, gelu=True):
 
 
 def test_safari() -> None:
-    u, k, k_rev, D, mask = torch.randn(2, 3, 70), torch.randn(3, 70), torch.randn(3, 70), torch.randn(3), torch.rand(2, 3)
+    u, k, k_rev, D, mask = (
+        torch.randn(2, 3, 70),
+        torch.randn(3, 70),
+        torch.randn(3, 70),
+        torch.randn(3),
+        torch.rand(2, 3),
+    )
     assert_matches(safari.fftconv_func(u, k, D), *both(safari_definition, u, k, D))
     exact = both(safari_definition, u, k, D, k_rev, mask)
     assert_matches(safari.fftconv_func(u, k, D, mask, k_rev=k_rev), *exact)
     hbl = safari.fftconv_func(u, k, D, gelu=False, output_hbl_layout=True, force_fp16_output=True)
-    assert hbl.dtype == torch.float16 and hbl.transpose(0, 1).is_contiguous() and hbl.shape == u.shape
+    assert hbl.dtype == torch.float16
+    assert hbl.transpose(0, 1).is_contiguous()
+    assert hbl.shape == u.shape
     with pytest.raises(ValueError, match="gelu"):
         safari.fftconv_func(u, k, D, v=u, q=u)
 
@@ -86,12 +96,16 @@ def test_fly() -> None:
 
     assert_matches(fly.blockdiag_butterfly_multiply(x, w1, w2), *both(butterfly, x, w1, w2))
     y = fly.blockdiag_multiply(x, w1)
-    assert_matches(y, *both(lambda x, w: torch.einsum("kqp,...kp->...kq", w, x.unflatten(-1, (3, 4))).flatten(-2), x, w1))
+    assert_matches(
+        y, *both(lambda x, w: torch.einsum("kqp,...kp->...kq", w, x.unflatten(-1, (3, 4))).flatten(-2), x, w1)
+    )
     layer = fly.MonarchLinear(12, 20, nblocks=4)
     assert layer(x).shape == (2, 5, 20)
     assert {n: tuple(p.shape) for n, p in layer.named_parameters()} == {
-        "blkdiag1": (4, 3, 3), "blkdiag2": (4, 5, 3), "bias": (20,)
-    }  # fmt: skip
+        "blkdiag1": (4, 3, 3),
+        "blkdiag2": (4, 5, 3),
+        "bias": (20,),
+    }
 
 
 def causal(x, weight, bias, initial=None):

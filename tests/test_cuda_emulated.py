@@ -38,7 +38,7 @@ over_cases = pytest.mark.parametrize("case", CASES)
 over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 
 
-# ---- running and comparing ----------------------------------------------------------------------------------------------
+# ---- running and comparing -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +99,7 @@ def make_rows(case: str, seqlen: int, dtype: torch.dtype) -> dict:
     return rows | ({"lengths": make_lengths(BATCH, seqlen)} if with_lengths else {})
 
 
-# ---- FFT convolution ----------------------------------------------------------------------------------------------------
+# ---- FFT convolution -------------------------------------------------------------------------------------------------
 
 
 def test_lengths_reach_every_radix(emulator):
@@ -138,8 +138,8 @@ def test_filter_and_adjoint(emulator, seqlen, case):
     rounded_grads = torch.autograd.grad(rounded, narrow_leaves.values(), grad)
     names = [f"grad_{name}" for name in leaves]
     num_rev = taps["k_rev"].shape[1] if "k_rev" in taps else 0
-    got = emulator("filter_adjoint", names, spectrum=grad, seqlen=seqlen, num_k=taps["k"].shape[1], num_rev=num_rev,
-                   circular=taps["circular"])  # fmt: skip
+    sizes = {"seqlen": seqlen, "num_k": taps["k"].shape[1], "num_rev": num_rev, "circular": taps["circular"]}
+    got = emulator("filter_adjoint", names, spectrum=grad, **sizes)
     for name, *expected in zip(names, exact_grads, rounded_grads, strict=True):
         check(got[name], *expected)
 
@@ -194,13 +194,13 @@ def test_backward_in_slices(emulator, seqlen, case, slices):
     filter_names = [f"grad_{name}" for name in ("k", "k_rev", "skip") if name in taps]
     row_names = [name for name in exact if name not in filter_names]
     num_rev = taps["k_rev"].shape[1] if "k_rev" in taps else 0
+    sizes = {"seqlen": seqlen, "num_k": taps["k"].shape[1], "num_rev": num_rev, "circular": taps["circular"]}
     sources = {"from taps": taps, "from a spectrum": {"spectrum": make_spectrum(emulator, seqlen, taps)}}
     for source in sources.values():
         got = emulator("backward", [*row_names, "spectrum_grad"], grad=grad, batch_slices=slices, **rows, **source)
         partial = got.pop("spectrum_grad")
         assert partial.shape[1] == slices
-        got |= emulator("filter_adjoint", filter_names, spectrum=partial.sum(1), seqlen=seqlen,
-                        num_k=taps["k"].shape[1], num_rev=num_rev, circular=taps["circular"])  # fmt: skip
+        got |= emulator("filter_adjoint", filter_names, spectrum=partial.sum(1), **sizes)
         for name in exact:
             check(got[name], exact[name], rounded[name])
 
@@ -227,14 +227,19 @@ def make_mixer(seqlen: int, dtype: torch.dtype, bias: bool, residual: bool, with
         "short_bias": random(3 * channels) if bias else None,
         "lengths": make_lengths(BATCH, seqlen) if with_lengths else None,
     }
-    filters = {"taps": make_taps("two-sided", seqlen), "residual_taps": make_taps("short", seqlen) if residual else None}
+    filters = {
+        "taps": make_taps("two-sided", seqlen),
+        "residual_taps": make_taps("short", seqlen) if residual else None,
+    }
     return case, filters
 
 
 @over_lengths
 @over_dtypes
-@pytest.mark.parametrize("bias, residual, with_lengths", [(True, True, True), (False, True, False), (True, False, False),
-                                                          (False, False, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bias", "residual", "with_lengths"),
+    [(True, True, True), (False, True, False), (True, False, False), (False, False, True)],
+)
 def test_mixer(emulator, seqlen, dtype, bias, residual, with_lengths):
     case, filters = make_mixer(seqlen, dtype, bias, residual, with_lengths)
     wide = {name: None if taps is None else double(taps) for name, taps in filters.items()}
@@ -250,21 +255,20 @@ def test_mixer(emulator, seqlen, dtype, bias, residual, with_lengths):
 def test_bad_length_traps(emulator, function, bad):
     lengths = torch.tensor([17, bad, 0])
     rows, spectrum = random(BATCH, 2, 17), random(2, 2 * 20)
+    output, inputs = {
+        "conv": ("y", {"u": rows}),
+        "backward": ("grad_u", {"u": rows, "grad": rows, "batch_slices": 1}),
+        "mixer": ("y", {"a": random(BATCH, 6, 17), "short_weight": random(6, 3)}),
+    }[function]
     with pytest.raises(RuntimeError, match=r"__trap: thread \d+ of block \d+ at fft_conv.cuh:\d+"):
-        if function == "conv":
-            emulator("conv", ["y"], u=rows, spectrum=spectrum, lengths=lengths)
-        elif function == "backward":
-            emulator("backward", ["grad_u"], u=rows, grad=rows, spectrum=spectrum, lengths=lengths, batch_slices=1)
-        else:
-            emulator("mixer", ["y"], a=random(BATCH, 6, 17), short_weight=random(6, 3),
-                     spectrum=spectrum, lengths=lengths)  # fmt: skip
+        emulator(function, [output], spectrum=spectrum, lengths=lengths, **inputs)
 
 
-# ---- depthwise convolution ----------------------------------------------------------------------------------------------
+# ---- depthwise convolution -------------------------------------------------------------------------------------------
 
 # taps, padding left and right: causal, same, none, wide, cropping, more than all taps
 PADDINGS = ((1, 0, 0), (4, 3, 0), (4, 1, 2), (4, 0, 0), (4, -1, -2), (3, 5, -4), (7, 8, 9))
-over_paddings = pytest.mark.parametrize("taps, left, right", PADDINGS)
+over_paddings = pytest.mark.parametrize(("taps", "left", "right"), PADDINGS)
 over_layouts = pytest.mark.parametrize("layout", ["bhl", "blh"])
 
 
@@ -282,16 +286,17 @@ def reference_depthwise(x: Tensor, weight: Tensor, left: int, right: int, layout
 @over_paddings
 @over_layouts
 @over_dtypes
-@pytest.mark.parametrize("with_bias, activation", [(True, None), (False, "silu")])
+@pytest.mark.parametrize(("with_bias", "activation"), [(True, None), (False, "silu")])
 def test_depthwise(emulator, taps, left, right, layout, dtype, with_bias, activation):
     x, weight = make_depthwise(layout, taps, 100, dtype)
     bias = random(5) if with_bias else None
     options = {"left": left, "right": right, "layout": layout, "activation": activation}
     exact = reference_depthwise(x.double(), weight.double(), bias=bias.double() if with_bias else None, **options)
     rounded = reference_depthwise(x, weight, bias=bias, **options)
-    got = emulator("depthwise", ["y"], dtype, x=x, weight=weight, bias=bias, pad_left=left,
-                   out_len=100 + left + right - taps + 1, channels_last=layout == "blh",
-                   silu=activation == "silu")  # fmt: skip
+    tensors = {"x": x, "weight": weight, "bias": bias}
+    flags = {"channels_last": layout == "blh", "silu": activation == "silu"}
+    out_len = 100 + left + right - taps + 1
+    got = emulator("depthwise", ["y"], dtype, pad_left=left, out_len=out_len, **tensors, **flags)
     check(got["y"], exact, rounded)
 
 
@@ -306,12 +311,12 @@ def test_depthwise_weight_grad(emulator, taps, left, right, layout, dtype):
         weight.requires_grad_()
         return torch.autograd.grad(reference_depthwise(x, weight, left, right, layout), weight, grad)[0]
 
-    got = emulator("depthwise_weight_grad", ["weight_grad"], dtype, x=x, grad=grad, taps=taps, pad_left=left,
-                   channels_last=layout == "blh")  # fmt: skip
+    options = {"taps": taps, "pad_left": left, "channels_last": layout == "blh"}
+    got = emulator("depthwise_weight_grad", ["weight_grad"], dtype, x=x, grad=grad, **options)
     check(got["weight_grad"], gradient(x.double(), weight.double(), grad.double()), gradient(x, weight, grad))
 
 
-# ---- MLP ----------------------------------------------------------------------------------------------------------------
+# ---- MLP -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("inner", [1, 70, 130])
@@ -325,7 +330,7 @@ def test_glu(emulator, inner, dtype):
 
 
 @pytest.mark.parametrize("features", [1, 3, 256, 257, 700])
-@pytest.mark.parametrize("with_residual, with_norm", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("with_residual", "with_norm"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("in_place", [False, True])
 @over_dtypes
 def test_residual_norm(emulator, features, with_residual, with_norm, in_place, dtype):
@@ -338,12 +343,12 @@ def test_residual_norm(emulator, features, with_residual, with_norm, in_place, d
         return z if weight is None else F.layer_norm(z, (features,), weight.to(wide), bias.to(wide), 1e-5)
 
     outputs = [] if in_place else ["out"]
-    got = emulator("residual_norm", outputs, dtype, y=y, residual=residual, norm_weight=weight, norm_bias=bias, eps=1e-5,
-                   in_place=in_place)  # fmt: skip
+    tensors = {"y": y, "residual": residual, "norm_weight": weight, "norm_bias": bias}
+    got = emulator("residual_norm", outputs, dtype, **tensors, eps=1e-5, in_place=in_place)
     check(got["y" if in_place else "out"], expected(torch.float64), expected(torch.float32).to(dtype))
 
 
-# ---- the emulator itself ------------------------------------------------------------------------------------------------
+# ---- the emulator itself ---------------------------------------------------------------------------------------------
 
 
 def shifted(x: np.ndarray) -> np.ndarray:
@@ -376,7 +381,7 @@ def test_missing_barriers_show(selftest):
 
 
 @pytest.mark.parametrize(
-    "kernel, message",
+    ("kernel", "message"),
     [
         ("early_exit", r"divergent barrier: thread \d+ of block 1 waits at selftest.cpp:\d+, thread 7 has exited"),
         ("two_barriers", r"divergent barrier: thread \d+ of block \d waits at .*, others wait at selftest.cpp:\d+"),
@@ -408,7 +413,7 @@ def test_bad_launches_and_arguments_are_refused(selftest, emulator):
         emulator("conv", ["y"], u=x, k=x[0].double())
 
 
-@pytest.mark.parametrize("name, dtype", [("bf16", torch.bfloat16), ("half", torch.float16)])
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("half", torch.float16)])
 def test_conversions(selftest, name, dtype):
     """Every 16-bit pattern; floats of every size, and all those half-way between two 16-bit neighbours."""
     bits = np.arange(1 << 16, dtype=np.uint16)
@@ -423,7 +428,7 @@ def test_conversions(selftest, name, dtype):
     assert narrow(np.float32(np.nan)) == 0x7FFF
 
 
-# ---- sanitizers ---------------------------------------------------------------------------------------------------------
+# ---- sanitizers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -433,34 +438,35 @@ def sanitized() -> dict[str, Path]:
 
 def one_call_per_path() -> list[tuple[str, dict]]:
     """Every function at least once, with all of its optional arguments."""
-    calls = []
+    calls: list[tuple[str, dict]] = []
+
+    def call(function: str, outputs: list[str], dtype: torch.dtype = torch.float32, **named) -> None:
+        calls.append((function, arguments(outputs, dtype, **named)))
+
     for seqlen, dtype in ((1, torch.float32), (17, torch.bfloat16), (48, torch.float16), (257, torch.float32)):
         for case in CASES:
             rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen)
             grads = [f"grad_{name}" for name in (*rows, *taps) if name not in ("lengths", "circular")]
-            calls.append(("filter", arguments(["spectrum"], seqlen=seqlen, **taps)))
-            calls.append(("conv", arguments(["y"], dtype, **rows, **taps)))
-            calls.append(("backward", arguments(grads, dtype, grad=rows["u"], batch_slices=1, **rows, **taps)))
-            calls.append(("backward", arguments(["spectrum_grad"], dtype, grad=rows["u"], batch_slices=2, **rows, **taps)))
+            call("filter", ["spectrum"], seqlen=seqlen, **taps)
+            call("conv", ["y"], dtype, **rows, **taps)
+            call("backward", grads, dtype, grad=rows["u"], batch_slices=1, **rows, **taps)
+            call("backward", ["spectrum_grad"], dtype, grad=rows["u"], batch_slices=2, **rows, **taps)
     spectrum = random(channels_for(17), 2 * 20)
-    calls.append(("filter_adjoint", arguments(["grad_k", "grad_k_rev", "grad_skip"], spectrum=spectrum, seqlen=17,
-                                              num_k=20, num_rev=20)))  # fmt: skip
+    call("filter_adjoint", ["grad_k", "grad_k_rev", "grad_skip"], spectrum=spectrum, seqlen=17, num_k=20, num_rev=20)
     case, _ = make_mixer(17, torch.bfloat16, True, True, True)
-    calls.append(("mixer", arguments(["y"], torch.bfloat16, **case, spectrum=spectrum, residual_spectrum=spectrum)))
+    call("mixer", ["y"], torch.bfloat16, **case, spectrum=spectrum, residual_spectrum=spectrum)
     for layout in ("bhl", "blh"):
         for taps, left, right in PADDINGS:
             x, weight = make_depthwise(layout, taps, 33, torch.float16)
             shared = {"x": x, "pad_left": left, "channels_last": layout == "blh"}
             out_len = 33 + left + right - taps + 1
             grad = make_depthwise(layout, taps, out_len, torch.float16)[0]
-            calls.append(("depthwise", arguments(["y"], torch.float16, weight=weight, bias=random(5), out_len=out_len,
-                                                 **shared)))  # fmt: skip
-            calls.append(("depthwise_weight_grad", arguments(["weight_grad"], torch.float16, grad=grad, taps=taps,
-                                                             **shared)))  # fmt: skip
+            call("depthwise", ["y"], torch.float16, weight=weight, bias=random(5), out_len=out_len, **shared)
+            call("depthwise_weight_grad", ["weight_grad"], torch.float16, grad=grad, taps=taps, **shared)
     rows = random(5, 260)
-    calls.append(("glu", arguments(["h"], a=rows)))
-    calls.append(("residual_norm", arguments(["out"], y=rows, residual=rows, norm_weight=rows[0].clone(),
-                                             norm_bias=rows[1].clone(), eps=1e-5)))  # fmt: skip
+    call("glu", ["h"], a=rows)
+    norm = {"norm_weight": rows[0].clone(), "norm_bias": rows[1].clone(), "eps": 1e-5}
+    call("residual_norm", ["out"], y=rows, residual=rows, **norm)
     return calls
 
 
@@ -470,10 +476,13 @@ def test_kernels_under_sanitizers(sanitized):
     assert done.returncode == 0, done.stderr.decode()
 
 
-@pytest.mark.parametrize("kernel, access", [("read_after_input", b"READ of size 4"),
-                                            ("write_after_shared", b"WRITE of size 4")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "access"), [("read_after_input", b"READ of size 4"), ("write_after_shared", b"WRITE of size 4")]
+)
 def test_sanitizers_find_planted_faults(sanitized, kernel, access):
     call = ("monarch_emulator_selftest", kernel, {"x": np.zeros((3, 256), np.float32), "outputs": ["y"]})
     done = replay.run_sanitized([call], sanitized, ("forward", 0))
     assert done.returncode != 0
-    assert b"use-after-poison" in done.stderr and access in done.stderr and b"selftest.cpp" in done.stderr
+    assert b"use-after-poison" in done.stderr
+    assert access in done.stderr
+    assert b"selftest.cpp" in done.stderr

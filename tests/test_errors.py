@@ -87,7 +87,9 @@ def test_every_message_names_op_argument_wanted_and_got() -> None:
     for call, _, _ in REFUSED:
         with pytest.raises((ValueError, TypeError)) as caught:
             call()
-        assert re.match(r"\w+: argument '\w+' (must .+, got .+|belongs to \w+ .+)", str(caught.value), re.S), caught.value
+        assert re.match(r"\w+: argument '\w+' (must .+, got .+|belongs to \w+ .+)", str(caught.value), re.S), (
+            caught.value
+        )
 
 
 def test_a_compiled_call_refuses_too() -> None:

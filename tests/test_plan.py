@@ -48,7 +48,10 @@ def test_the_planner_takes_the_first_row_that_runs() -> None:
         assert explain(1, 1, 10, dtype=compute)["variant"] == first["index"]
     for row in rows:
         if row["available"]:
-            assert explain(1, 1, 10, dtype=row["compute"], device=row["device"], variant=row["index"])["variant"] == row["index"]
+            assert (
+                explain(1, 1, 10, dtype=row["compute"], device=row["device"], variant=row["index"])["variant"]
+                == row["index"]
+            )
         elif row["device"] == "cpu":
             with pytest.raises(ValueError, match="'variant'"):
                 explain(1, 1, 10, dtype=row["compute"], variant=row["index"])

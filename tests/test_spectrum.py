@@ -34,7 +34,8 @@ def test_what_a_spectrum_knows() -> None:
     k, _, _ = taps(3, 50)
     s = mo.fft_filter(k, 50, dtype=torch.bfloat16)
     assert (s.seqlen, s.dtype, s.device, s.circular) == (50, torch.bfloat16, torch.device("cpu"), False)
-    assert s.data.dtype == torch.float32 and s.data.shape[0] == 3
+    assert s.data.dtype == torch.float32
+    assert s.data.shape[0] == 3
     assert s.variant in {v["name"] for v in mo.variants()}
     assert "seqlen=50" in repr(s)
     assert mo.fft_conv(torch.randn(2, 3, 50).bfloat16(), s).dtype == torch.bfloat16
@@ -58,7 +59,8 @@ def test_moving_keeps_the_graph() -> None:
     k = torch.randn(2, 30, requires_grad=True)
     wide = mo.fft_filter(k, 30).to(dtype=torch.float64)
     mo.fft_conv(torch.randn(1, 2, 30, dtype=torch.float64), wide).sum().backward()
-    assert k.grad is not None and k.grad.abs().sum() > 0
+    assert k.grad is not None
+    assert k.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("circular", [False, True])
@@ -77,10 +79,17 @@ def test_filter_derivatives(circular: bool) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    B=st.integers(1, 5), H=st.integers(1, 5), L=st.integers(1, 700), fraction=st.floats(0.01, 1.5),
-    reverse=st.booleans(), gates=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
-    prepared=st.booleans(), transposed=st.booleans(), seed=st.integers(0, 1000),
-)  # fmt: skip
+    B=st.integers(1, 5),
+    H=st.integers(1, 5),
+    L=st.integers(1, 700),
+    fraction=st.floats(0.01, 1.5),
+    reverse=st.booleans(),
+    gates=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    prepared=st.booleans(),
+    transposed=st.booleans(),
+    seed=st.integers(0, 1000),
+)
 def test_any_shape(B, H, L, fraction, reverse, gates, dtype, prepared, transposed, seed) -> None:
     torch.manual_seed(seed)
     Lk = max(1, int(fraction * L))
@@ -90,7 +99,11 @@ def test_any_shape(B, H, L, fraction, reverse, gates, dtype, prepared, transpose
     k, lengths = torch.randn(H, Lk), torch.randint(0, L + 1, (B,))
     extra = {"pre_gate": pre, "post_gate": post, "lengths": lengths} if gates else {}
     filters = {"k_rev": torch.randn(H, Lk), "skip": torch.randn(H)} if reverse else {}
-    y = mo.fft_conv(u, mo.fft_filter(k, L, dtype=dtype, **filters), **extra) if prepared else mo.fft_conv(u, k, **filters, **extra)
+    y = (
+        mo.fft_conv(u, mo.fft_filter(k, L, dtype=dtype, **filters), **extra)
+        if prepared
+        else mo.fft_conv(u, k, **filters, **extra)
+    )
 
     def definition(wide):
         cast = {n: t.to(wide) if t.is_floating_point() else t for n, t in (filters | extra).items()}
@@ -151,7 +164,8 @@ def test_autocast() -> None:
     leaf = u.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         mo.fft_conv(leaf, k).float().sum().backward()
-    assert leaf.grad is not None and leaf.grad.dtype == torch.float32
+    assert leaf.grad is not None
+    assert leaf.grad.dtype == torch.float32
 
 
 def test_compiled_with_dynamic_shapes() -> None:

@@ -8,8 +8,6 @@
 
 namespace monarch {
 
-
-
 // A (B, H, L) tensor whose innermost stride is 1. A null pointer means: argument not given.
 struct Rows {
   void* data = nullptr;

@@ -5,7 +5,8 @@
 namespace monarch {
 
 // variants_enabled.def is what CMake kept of variants.def for this machine and these build options.
-#define MONARCH_VARIANT(family, device, isa, compute) extern const family##_family family##_##device##_##isa##_##compute;
+#define MONARCH_VARIANT(family, device, isa, compute) \
+  extern const family##_family family##_##device##_##isa##_##compute;
 #include "variants_enabled.def"
 #undef MONARCH_VARIANT
 

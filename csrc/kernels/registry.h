@@ -31,14 +31,14 @@ struct FftConvKernels {
 
 struct DepthwiseKernels {
   VariantInfo info;
-  Kernel<DepthwiseArgs> forward;                 // tasks: depthwise_tasks()
-  Kernel<DepthwiseWeightGradArgs> weight_grad;   // tasks: channels
+  Kernel<DepthwiseArgs> forward;                // tasks: rows, b * H + h; channels last: positions, b * out_len + t
+  Kernel<DepthwiseWeightGradArgs> weight_grad;  // tasks: channels
 };
 
 struct MlpKernels {
   VariantInfo info;
-  Kernel<GluArgs> glu;                           // tasks: rows
-  Kernel<ResidualNormArgs> residual_norm;        // tasks: rows
+  Kernel<GluArgs> glu;                     // tasks: rows
+  Kernel<ResidualNormArgs> residual_norm;  // tasks: rows
 };
 
 // The C++ type behind a compute type, for the instantiations.

@@ -59,7 +59,8 @@ Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias) {
   if (x.dim() < 1 || x.size(x.dim() - 1) != k * p)
     refuse(op, "x", "have shape (..., k*p=" + std::to_string(k * p) + ")", shape_text(x));
   check_shape(op, "bias", bias, {{"l*s", l * s}});
-  for (const auto& [name, t] : {std::pair("w1", OptTensor(w1)), std::pair("w2", OptTensor(w2)), std::pair("bias", bias)}) {
+  for (const auto& [name, t] :
+       {std::pair("w1", OptTensor(w1)), std::pair("w2", OptTensor(w2)), std::pair("bias", bias)}) {
     check_same_dtype(op, name, t, "x", x);
     check_same_device(op, name, t, "x", x);
   }

@@ -51,11 +51,21 @@ Tensor depthwise_conv1d(Tensor x, Tensor weight, OptTensor bias, int64_t pad_lef
   OptTensor b;
   if (bias) b = contiguous_as(*bias, compute);
   const Tensor y = empty(x, in.shape(out_len));
-  DepthwiseArgs args{in.batch, in.channels,     in.seqlen,    out_len,       taps, pad_left, io, channels_last,
-                     silu,     rows_of(input),  rows_of(y),   w.data_ptr(),  data_of(b)};
+  const DepthwiseArgs args{.batch = in.batch,
+                           .channels = in.channels,
+                           .seqlen = in.seqlen,
+                           .out_len = out_len,
+                           .taps = taps,
+                           .pad_left = pad_left,
+                           .io = io,
+                           .channels_last = channels_last,
+                           .silu = silu,
+                           .x = rows_of(input),
+                           .y = rows_of(y),
+                           .weight = w.data_ptr(),
+                           .bias = data_of(b)};
   const int64_t rows = channels_last ? out_len : in.channels, row = channels_last ? in.channels : out_len;
-  if (row > 0)
-    run(kernel_for(x, io, variant).forward, args, in.batch * rows, std::max<int64_t>(1, 16384 / row), x);
+  if (row > 0) run(kernel_for(x, io, variant).forward, args, in.batch * rows, std::max<int64_t>(1, 16384 / row), x);
   return y;
 }
 
@@ -70,8 +80,17 @@ Tensor depthwise_conv1d_weight_grad(Tensor grad, Tensor x, int64_t taps, int64_t
     refuse(op, "grad", "have the batch and channels of 'x', " + shape_text(x), shape_text(grad));
   const Tensor input = innermost_contiguous(x), output = innermost_contiguous(grad);
   const Tensor result = empty(x, {in.channels, taps}, dtype_of(compute_scalar(io)));
-  DepthwiseWeightGradArgs args{in.batch, in.channels,   in.seqlen,      out.seqlen,       taps, pad_left, io,
-                               channels_last, rows_of(input), rows_of(output), result.data_ptr()};
+  const DepthwiseWeightGradArgs args{.batch = in.batch,
+                                     .channels = in.channels,
+                                     .seqlen = in.seqlen,
+                                     .out_len = out.seqlen,
+                                     .taps = taps,
+                                     .pad_left = pad_left,
+                                     .io = io,
+                                     .channels_last = channels_last,
+                                     .x = rows_of(input),
+                                     .grad = rows_of(output),
+                                     .weight_grad = result.data_ptr()};
   const int64_t grain = channels_last ? 64 : 1;  // a cache line of channels at a time where they are innermost
   run(kernel_for(x, io, variant).weight_grad, args, in.channels, grain, x);
   return result;

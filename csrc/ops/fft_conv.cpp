@@ -166,8 +166,12 @@ std::tuple<Tensor, Tensor, Tensor> fft_filter_backward(Tensor grad, int64_t num_
   const Tensor k = empty(grad, {channels, num_k}, compute);
   const Tensor k_rev = empty(grad, num_rev ? Shape{channels, num_rev} : Shape{0}, compute);
   const Tensor skip = empty(grad, with_skip ? Shape{channels} : Shape{0}, compute);
-  const Taps taps{k.data_ptr(), num_k, num_rev ? k_rev.data_ptr() : nullptr, num_rev,
-                  with_skip ? skip.data_ptr() : nullptr, circular};
+  const Taps taps{.k = k.data_ptr(),
+                  .num_k = num_k,
+                  .k_rev = num_rev ? k_rev.data_ptr() : nullptr,
+                  .num_rev = num_rev,
+                  .skip = with_skip ? skip.data_ptr() : nullptr,
+                  .circular = circular};
   FftFilterArgs args{channels, seqlen, taps, spectrum.data_ptr(), plan.tree, plan.blocks};
   run(kernel_of(plan).filter_adjoint, args, channels, row_grain(seqlen), grad, plan.workspace_bytes);
   return {k, k_rev, skip};
@@ -177,8 +181,7 @@ Tensor fft_conv(Tensor u, Tensor k, OptTensor k_rev, OptTensor skip, OptTensor p
                 OptTensor lengths, bool circular, bool precise, int64_t variant) {
   const char* op = "fft_conv";
   const Inputs in(op, u, pre_gate, post_gate, lengths);
-  const FftConvPlan plan =
-      plan_for(in.u, in.batch, in.channels, in.seqlen, in.gates(), {in.io, precise, variant});
+  const FftConvPlan plan = plan_for(in.u, in.batch, in.channels, in.seqlen, in.gates(), {in.io, precise, variant});
   const CheckedTaps taps(op, k, k_rev, skip, in.u, "u", in.channels, in.seqlen, circular, compute_scalar(in.io));
   const Tensor y = empty(in.u, {in.batch, in.channels, in.seqlen});
   FftConvArgs args = in.args(plan);
@@ -194,8 +197,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
   const char* op = "fft_conv_backward";
   const Inputs in(op, u, pre_gate, post_gate, lengths);
   const Scalar compute = compute_scalar(in.io);
-  const FftConvPlan plan =
-      plan_for(in.u, in.batch, in.channels, in.seqlen, in.gates(), {in.io, precise, variant});
+  const FftConvPlan plan = plan_for(in.u, in.batch, in.channels, in.seqlen, in.gates(), {in.io, precise, variant});
   const CheckedTaps taps(op, k, k_rev, skip, in.u, "u", in.channels, in.seqlen, circular, compute);
   const ScalarType dtype = dtype_of(compute);
   const int64_t H = in.channels, num_rev = k_rev ? k_rev->size(1) : 0;
@@ -249,8 +251,8 @@ Tensor fft_conv_spectrum(Tensor u, Tensor spectrum, OptTensor pre_gate, OptTenso
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor grad, Tensor u, Tensor spectrum,
                                                                       OptTensor pre_gate, OptTensor post_gate,
-                                                                      OptTensor lengths, int64_t seqlen,
-                                                                      bool precise, int64_t variant, int64_t output_mask) {
+                                                                      OptTensor lengths, int64_t seqlen, bool precise,
+                                                                      int64_t variant, int64_t output_mask) {
   const char* op = "fft_conv_spectrum_backward";
   const Inputs in(op, u, pre_gate, post_gate, lengths);
   check_prepared_length(op, seqlen, in.seqlen);
@@ -295,8 +297,7 @@ Tensor m2_mixer(Tensor a, OptTensor u, Tensor short_weight, OptTensor short_bias
   const ScalarType compute = dtype_of(compute_scalar(io));
   const Tensor main = check_spectrum(op, "spectrum", spectrum, a, channels, plan, io);
   OptTensor residual;
-  if (residual_spectrum)
-    residual = check_spectrum(op, "residual_spectrum", *residual_spectrum, a, channels, plan, io);
+  if (residual_spectrum) residual = check_spectrum(op, "residual_spectrum", *residual_spectrum, a, channels, plan, io);
   const Tensor weight = contiguous_as(short_weight, compute), rows = innermost_contiguous(a);
   OptTensor bias, input;
   if (short_bias) bias = contiguous_as(*short_bias, compute);

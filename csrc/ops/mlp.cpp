@@ -50,8 +50,8 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
 
   const Tensor y = empty(x, shape);
   if (y.numel() == 0) return y;
-  const auto& kernel = *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant},
-                                                             device_of(x))];
+  const auto& kernel =
+      *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
   const int64_t rows = y.numel() / features;
   const int64_t tile = std::clamp<int64_t>(kTileBytes / (hidden * scalar_bytes(io)), 1, rows);
   const ScalarType compute = dtype_of(compute_scalar(io));
@@ -66,21 +66,24 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
   const Tensor a = empty(x, {tile, G, q}), h = empty(x, {tile, G2, p2});
   for (int64_t m = 0; m < rows; m += tile) {
     const int64_t n = std::min(tile, rows - m);
-    const auto part = [&](const Tensor& t, int64_t begin) { Tensor s = t; return narrow(s, 0, begin, n); };
+    const auto part = [&](const Tensor& t, int64_t begin) {
+      Tensor s = t;
+      return narrow(s, 0, begin, n);
+    };
     block_products(part(input, m), w_in, std::nullopt, part(a, 0));
     run(kernel.glu, GluArgs{n, inner, io, a.data_ptr(), h.data_ptr()}, n, 16, x);
     Tensor out = part(output, m);
     block_products(part(h, 0), w_out, b_out, out);
     if (!weight && !rest) continue;
-    const ResidualNormArgs args{n,
-                                features,
-                                io,
-                                out.data_ptr(),
-                                rest ? part(*rest, m).data_ptr() : nullptr,
-                                out.data_ptr(),
-                                data_of(weight),
-                                data_of(bias),
-                                eps};
+    const ResidualNormArgs args{.rows = n,
+                                .features = features,
+                                .io = io,
+                                .y = out.data_ptr(),
+                                .residual = rest ? part(*rest, m).data_ptr() : nullptr,
+                                .out = out.data_ptr(),
+                                .norm_weight = data_of(weight),
+                                .norm_bias = data_of(bias),
+                                .eps = eps};
     run(kernel.residual_norm, args, n, 16, x);
   }
   return y;

@@ -10,8 +10,8 @@ namespace monarch {
 Tensor fft_filter(Tensor k, OptTensor k_rev, OptTensor skip, int64_t seqlen, bool circular, ScalarType dtype,
                   bool precise, int64_t variant);
 std::tuple<Tensor, Tensor, Tensor> fft_filter_backward(Tensor grad, int64_t num_k, int64_t num_rev, bool with_skip,
-                                                       int64_t seqlen, bool circular, ScalarType dtype,
-                                                       bool precise, int64_t variant);
+                                                       int64_t seqlen, bool circular, ScalarType dtype, bool precise,
+                                                       int64_t variant);
 Tensor fft_conv(Tensor u, Tensor k, OptTensor k_rev, OptTensor skip, OptTensor pre_gate, OptTensor post_gate,
                 OptTensor lengths, bool circular, bool precise, int64_t variant);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
@@ -21,8 +21,8 @@ Tensor fft_conv_spectrum(Tensor u, Tensor spectrum, OptTensor pre_gate, OptTenso
                          int64_t seqlen, bool precise, int64_t variant);
 std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor grad, Tensor u, Tensor spectrum,
                                                                       OptTensor pre_gate, OptTensor post_gate,
-                                                                      OptTensor lengths, int64_t seqlen,
-                                                                      bool precise, int64_t variant, int64_t output_mask);
+                                                                      OptTensor lengths, int64_t seqlen, bool precise,
+                                                                      int64_t variant, int64_t output_mask);
 Tensor m2_mixer(Tensor a, OptTensor u, Tensor short_weight, OptTensor short_bias, Tensor spectrum,
                 OptTensor residual_spectrum, OptTensor lengths, int64_t seqlen, bool precise, int64_t variant);
 

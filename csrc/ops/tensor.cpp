@@ -1,10 +1,10 @@
 #include "tensor.h"
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
 #include <map>
 #include <mutex>
 #include <stdexcept>
-
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
 #include "../kernels/cpu/host.h"
 #include "../kernels/cuda/device.h"

@@ -24,8 +24,8 @@ struct VariantInfo {
   DeviceKind device;
   Isa isa;
   Scalar compute;
-  int lanes;      // complex numbers per SIMD vector; 1 on CUDA
-  bool precise;   // computes in full precision of its compute type, whatever the tensors' dtype
+  int lanes;     // complex numbers per SIMD vector; 1 on CUDA
+  bool precise;  // computes in full precision of its compute type, whatever the tensors' dtype
 };
 
 // What the caller asks of a kernel besides its family.
@@ -57,6 +57,7 @@ struct FftConvPlan {
   Cost cost;
 };
 
-MONARCH_API FftConvPlan plan_fft_conv(const FftConvProblem& problem, std::span<const VariantInfo> rows, const DeviceInfo& device);
+MONARCH_API FftConvPlan plan_fft_conv(const FftConvProblem& problem, std::span<const VariantInfo> rows,
+                                      const DeviceInfo& device);
 
 }  // namespace monarch

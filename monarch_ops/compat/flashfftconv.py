@@ -1,4 +1,4 @@
-"""FlashFFTConv (arXiv 2311.05908): ``from monarch_ops.compat.flashfftconv import FlashFFTConv, FlashDepthWiseConv1d``."""
+"""FlashFFTConv (arXiv 2311.05908): ``from monarch_ops.compat.flashfftconv import FlashFFTConv``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class FlashFFTConv(nn.Module):
         """u, gates (B, H, L), k (H, Lk), L and Lk at most `seqlen`; returns (B, H, L)."""
         L, N = u.shape[-1], self.seqlen
         if L > N or k.shape[-1] > N:
-            raise ValueError(f"FlashFFTConv: argument 'u' and 'k' must be at most seqlen={N} long, got {L}, {k.shape[-1]}")
+            raise ValueError(
+                f"FlashFFTConv: argument 'u' and 'k' must be at most seqlen={N} long, got {L}, {k.shape[-1]}"
+            )
         if L == N:
             return ops.fft_conv(u, k, pre_gate=pregate, post_gate=postgate, circular=True)
         # taps near the end of the period are those at negative lags: lag -d is k[N - d]
@@ -35,9 +37,17 @@ class FlashFFTConv(nn.Module):
 class FlashDepthWiseConv1d(nn.Module):
     """Short depthwise convolution, made from the weights of an ``nn.Conv1d``."""
 
-    def __init__(self, channels: int, kernel_size: int, padding: int, weights: Tensor, bias: Tensor,
-                 is_bhl: bool = True, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        padding: int,
+        weights: Tensor,
+        bias: Tensor,
+        is_bhl: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.d, self.k, self.padding, self.is_bhl = channels, kernel_size, padding, is_bhl
         taps = weights.detach().reshape(channels, kernel_size).to(device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Monarch layers of the fly library: ``from monarch_ops.compat.fly import blockdiag_butterfly_multiply, MonarchLinear``."""
+"""Monarch layers of the fly library: ``from monarch_ops.compat.fly import MonarchLinear``."""
 
 from __future__ import annotations
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .._library import OPS
-from ._registration import register_autocast, require_tensors
+from ._registration import Tensors, register_autocast, require_tensors
 
 
 def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -53,16 +55,16 @@ def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None
 
 
 @torch.library.register_fake("monarch_ops::blockdiag_matmul")
-def _(x, weight, bias):
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0] * weight.shape[1]))
 
 
 @torch.library.register_fake("monarch_ops::monarch_matmul")
-def _(x, w1, w2, bias):
+def _(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], w2.shape[0] * w2.shape[1]))
 
 
-# ---- autograd: gradients are the same products with transposed blocks, and batched products of the operands ------------
+# ---- autograd: gradients are the same products with transposed blocks, and batched products of the operands ----------
 
 
 def block_weight_grad(grad: Tensor, x: Tensor, blocks: int) -> Tensor:
@@ -76,12 +78,12 @@ def bias_grad(grad: Tensor) -> Tensor:
     return grad.reshape(-1, grad.shape[-1]).sum(0)
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple, output: Any) -> None:
     x, weight, _ = inputs
     ctx.save_for_backward(x, weight)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> Tensors:
     x, weight = ctx.saved_tensors
     need_x, need_weight, need_bias = ctx.needs_input_grad
     dx = OPS.blockdiag_matmul(grad, weight.transpose(1, 2), None) if need_x else None
@@ -89,12 +91,12 @@ def _backward(ctx, grad):
     return dx, dw, bias_grad(grad) if need_bias else None
 
 
-def _save_monarch(ctx, inputs, output):
+def _save_monarch(ctx: Any, inputs: tuple, output: Any) -> None:
     x, w1, w2, _ = inputs
     ctx.save_for_backward(x, w1, w2)
 
 
-def _monarch_backward(ctx, grad):
+def _monarch_backward(ctx: Any, grad: Tensor) -> Tensors:
     x, w1, w2 = ctx.saved_tensors
     need_x, need_w1, need_w2, need_bias = ctx.needs_input_grad
     blocks, rows, _ = w2.shape

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import compute_dtype, register_autocast, require_tensors
+from ._registration import Tensors, compute_dtype, register_autocast, require_tensors
 
 
 def depthwise_conv1d(
@@ -66,14 +68,16 @@ def _pads(op: str, padding: str | int, taps: int) -> tuple[int, int]:
 
 
 @torch.library.register_fake("monarch_ops::depthwise_conv1d")
-def _(x, weight, bias, pad_left, pad_right, channels_last=False, silu=False, variant=-1):
+def _(
+    x: Tensor, weight: Tensor, bias: Any, pad_left: int, pad_right: int, channels_last: bool = False, *_: Any
+) -> Tensor:
     shape = list(x.shape)
     shape[1 if channels_last else 2] += pad_left + pad_right - weight.shape[1] + 1
     return x.new_empty(shape)
 
 
 @torch.library.register_fake("monarch_ops::depthwise_conv1d_weight_grad")
-def _(grad, x, taps, pad_left, channels_last=False, variant=-1):
+def _(grad: Tensor, x: Tensor, taps: int, pad_left: int, channels_last: bool = False, *_: Any) -> Tensor:
     return x.new_empty((x.shape[2 if channels_last else 1], taps), dtype=compute_dtype(x.dtype))
 
 
@@ -82,17 +86,20 @@ def _(grad, x, taps, pad_left, channels_last=False, variant=-1):
 # correlation depthwise_conv1d_weight_grad, whose own derivatives are depthwise convolutions again.
 
 
-def _adjoint(grad, weight, taps, left, right, channels_last, variant):
-    return OPS.depthwise_conv1d(grad, weight.flip(1), None, taps - 1 - left, taps - 1 - right, channels_last, False,
-                                variant)  # fmt: skip
+def _adjoint(
+    grad: Tensor, weight: Tensor, taps: int, left: int, right: int, channels_last: bool, variant: int
+) -> Tensor:
+    return OPS.depthwise_conv1d(
+        grad, weight.flip(1), None, taps - 1 - left, taps - 1 - right, channels_last, False, variant
+    )
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple, output: Any) -> None:
     x, weight, bias, *ctx.options = inputs
     ctx.save_for_backward(x, weight, bias)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> Tensors:
     x, weight, bias = ctx.saved_tensors
     left, right, channels_last, silu, variant = ctx.options
     taps = weight.shape[1]
@@ -112,12 +119,12 @@ def _backward(ctx, grad):
     return dx, dw, db, None, None, None, None, None
 
 
-def _save_weight_grad(ctx, inputs, output):
+def _save_weight_grad(ctx: Any, inputs: tuple, output: Any) -> None:
     grad, x, *ctx.options = inputs
     ctx.save_for_backward(grad, x)
 
 
-def _weight_grad_backward(ctx, c):
+def _weight_grad_backward(ctx: Any, c: Tensor) -> Tensors:
     grad, x = ctx.saved_tensors
     taps, left, channels_last, variant = ctx.options
     axis = 1 if channels_last else 2

@@ -81,7 +81,13 @@ def _with_spectrum(
         if value is not None:
             raise ValueError(f"fft_conv: argument {name!r} belongs to fft_filter when 'k' is a FilterSpectrum")
     return OPS.fft_conv_spectrum(
-        u, spectrum.data, pre_gate, post_gate, lengths, spectrum.seqlen, spectrum.precise,
+        u,
+        spectrum.data,
+        pre_gate,
+        post_gate,
+        lengths,
+        spectrum.seqlen,
+        spectrum.precise,
         spectrum.variant_index,
     )
 
@@ -90,34 +96,33 @@ def _with_spectrum(
 
 
 @torch.library.register_fake("monarch_ops::fft_conv")
-def _(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular=False, precise=False, variant=-1):
+def _(u: Tensor, *_: Any) -> Tensor:
     return u.new_empty(u.shape)
 
 
 @torch.library.register_fake("monarch_ops::fft_conv_spectrum")
-def _(u, spectrum, pre_gate, post_gate, lengths, seqlen, precise=False, variant=-1):
+def _(u: Tensor, *_: Any) -> Tensor:
     return u.new_empty(u.shape)
 
 
 def _results(u: Tensor, filters: tuple[Tensor | None, ...], mask: int) -> tuple[Tensor, ...]:
     """Gradients of u, the filter tensors and two gates; empty where the mask or the argument says so."""
-    dtype = compute_dtype(u.dtype)
-    like = [(u.shape, u.dtype), *((f if f is None else f.shape, dtype) for f in filters)]
-    like += [(u.shape, u.dtype)] * 2
+    rows, wide = (u.shape, u.dtype), compute_dtype(u.dtype)
+    like = [rows, *((torch.Size([0]) if f is None else f.shape, wide) for f in filters), rows, rows]
     return tuple(u.new_empty(s if mask >> i & 1 else (0,), dtype=d) for i, (s, d) in enumerate(like))
 
 
 @torch.library.register_fake("monarch_ops::fft_conv_backward")
-def _(grad, u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, precise, variant, output_mask):
-    return _results(u, (k, k_rev, skip), output_mask)
+def _(grad: Tensor, u: Tensor, k: Tensor, k_rev: Tensor | None, skip: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+    return _results(u, (k, k_rev, skip), rest[-1])
 
 
 @torch.library.register_fake("monarch_ops::fft_conv_spectrum_backward")
-def _(grad, u, spectrum, pre_gate, post_gate, lengths, seqlen, precise, variant, output_mask):
-    return _results(u, (spectrum,), output_mask)
+def _(grad: Tensor, u: Tensor, spectrum: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _results(u, (spectrum,), rest[-1])
 
 
-# ---- autograd: <grad, y> is linear in u, in either gate, and jointly in the tensors of the filter ----------------------
+# ---- autograd: <grad, y> is linear in u, in either gate, and jointly in the tensors of the filter --------------------
 
 register_multilinear_autograd("fft_conv", slots=(1, 3, 1, 1), constants=1)
 register_multilinear_autograd("fft_conv_spectrum", slots=(1, 1, 1, 1), constants=1)

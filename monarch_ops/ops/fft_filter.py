@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .._library import OPS, _C, variant_index
-from ._registration import compute_dtype, require_tensors
+from .._library import _C, OPS, variant_index
+from ._registration import Tensors, compute_dtype, require_tensors
 
 
 def _plan(channels: int, seqlen: int, dtype: torch.dtype, device: torch.device, precise: bool, variant: int) -> dict:
@@ -25,8 +27,17 @@ class FilterSpectrum:
         dtype: the dtype of the rows it was prepared for.
     """
 
-    def __init__(self, data: Tensor, num_k: int, num_rev: int, seqlen: int, circular: bool, dtype: torch.dtype,
-                 precise: bool, variant_index: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        data: Tensor,
+        num_k: int,
+        num_rev: int,
+        seqlen: int,
+        circular: bool,
+        dtype: torch.dtype,
+        precise: bool,
+        variant_index: int,
+    ) -> None:
         self.data = data
         self.num_k, self.num_rev = num_k, num_rev
         self.seqlen = seqlen
@@ -48,9 +59,16 @@ class FilterSpectrum:
     def taps(self) -> tuple[Tensor, Tensor | None]:
         """The filter in time: k (H, Lk) with the skip weight added to lag 0, and k_rev (H, Lr) or None."""
         k, k_rev, _ = OPS.fft_filter_backward(
-            self.data, self.num_k, self.num_rev, False, self.seqlen, self.circular, self.dtype, self.precise,
+            self.data,
+            self.num_k,
+            self.num_rev,
+            False,
+            self.seqlen,
+            self.circular,
+            self.dtype,
+            self.precise,
             self.variant_index,
-        )  # fmt: skip
+        )
         # the transform and its adjoint differ from the identity by 1/M, M the number of complex bins; a cyclic
         # filter has every tap but the first twice
         scale = self.data.shape[1] // 2
@@ -63,8 +81,16 @@ class FilterSpectrum:
         target = self.device if device is None else torch.device(device)
         rows = self.dtype if dtype is None else dtype
         if target.type == self.device.type and compute_dtype(rows) == self.data.dtype:
-            return FilterSpectrum(self.data.to(target), self.num_k, self.num_rev, self.seqlen, self.circular, rows,
-                                  self.precise, self.variant_index)  # fmt: skip
+            return FilterSpectrum(
+                self.data.to(target),
+                self.num_k,
+                self.num_rev,
+                self.seqlen,
+                self.circular,
+                rows,
+                self.precise,
+                self.variant_index,
+            )
         k, k_rev = self.taps()
         return fft_filter(
             k.to(target),
@@ -116,7 +142,8 @@ def fft_filter(
     if precision not in ("fast", "precise"):
         raise ValueError(f"fft_filter: argument 'precision' must be 'fast' or 'precise', got {precision!r}")
     if device is not None:
-        k, k_rev, skip = (t if t is None else t.to(device) for t in (k, k_rev, skip))
+        k = k.to(device)
+        k_rev, skip = (t if t is None else t.to(device) for t in (k_rev, skip))
     rows = k.dtype if dtype is None else dtype
     precise, index = precision == "precise", variant_index("fft_conv", variant, rows)
     data = OPS.fft_filter(k, k_rev, skip, seqlen, circular, rows, precise, index)
@@ -125,13 +152,22 @@ def fft_filter(
 
 
 @torch.library.register_fake("monarch_ops::fft_filter")
-def _(k, k_rev, skip, seqlen, circular, dtype, precise=False, variant=-1):
+def _(
+    k: Tensor,
+    k_rev: Any,
+    skip: Any,
+    seqlen: int,
+    circular: bool,
+    dtype: torch.dtype,
+    precise: bool = False,
+    variant: int = -1,
+) -> Tensor:
     plan = _plan(1, seqlen, dtype, k.device, precise, variant)
     return k.new_empty((k.shape[0], plan["spectrum_scalars"]), dtype=compute_dtype(dtype))
 
 
 @torch.library.register_fake("monarch_ops::fft_filter_backward")
-def _(grad, num_k, num_rev, with_skip, seqlen, circular, dtype, precise=False, variant=-1):
+def _(grad: Tensor, num_k: int, num_rev: int, with_skip: bool, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     channels = grad.shape[0]
     return (
         grad.new_empty((channels, num_k)),
@@ -140,27 +176,27 @@ def _(grad, num_k, num_rev, with_skip, seqlen, circular, dtype, precise=False, v
     )
 
 
-# ---- autograd: both ops are linear, and each is the other's derivative ------------------------------------------------
+# ---- autograd: both ops are linear, and each is the other's derivative -----------------------------------------------
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple, output: Any) -> None:
     k, k_rev, skip, *ctx.options = inputs
     ctx.dtypes = [None if t is None else t.dtype for t in (k, k_rev, skip)]
     ctx.sizes = k.shape[1], 0 if k_rev is None else k_rev.shape[1], skip is not None
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> Tensors:
     grads = OPS.fft_filter_backward(grad, *ctx.sizes, *ctx.options)
     cast = [None if d is None else g.to(d) for g, d in zip(grads, ctx.dtypes, strict=True)]
     return (*cast, *(None,) * len(ctx.options))
 
 
-def _save_backward(ctx, inputs, output):
+def _save_backward(ctx: Any, inputs: tuple, output: Any) -> None:
     _, _, num_rev, with_skip, *ctx.options = inputs
     ctx.present = True, bool(num_rev), with_skip
 
 
-def _double_backward(ctx, *cotangents):
+def _double_backward(ctx: Any, *cotangents: Tensor | None) -> Tensors:
     taps = [c if there else None for c, there in zip(cotangents, ctx.present, strict=True)]
     return (OPS.fft_filter(*taps, *ctx.options), *(None,) * (3 + len(ctx.options)))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .._library import OPS
-from ._registration import compute_dtype, register_autocast, require_tensors
+from ._registration import Tensors, compute_dtype, register_autocast, require_tensors
 from .fft_filter import FilterSpectrum
 
 
@@ -52,46 +54,58 @@ def m2_mixer(
                 f"m2_mixer: argument 'residual_spectrum' must be prepared like 'spectrum', {spectrum}, "
                 f"got {residual_spectrum}"
             )
-    return OPS.m2_mixer(a, u, short_weight, short_bias, spectrum.data, residual, lengths, spectrum.seqlen,
-                        spectrum.precise, spectrum.variant_index)  # fmt: skip
+    return OPS.m2_mixer(
+        a,
+        u,
+        short_weight,
+        short_bias,
+        spectrum.data,
+        residual,
+        lengths,
+        spectrum.seqlen,
+        spectrum.precise,
+        spectrum.variant_index,
+    )
 
 
 @torch.library.register_fake("monarch_ops::m2_mixer")
-def _(a, u, short_weight, short_bias, spectrum, residual_spectrum, lengths, seqlen, precise=False, variant=-1):
+def _(a: Tensor, *_: Any) -> Tensor:
     return a.new_empty((a.shape[0], a.shape[1] // 3, a.shape[2]))
 
 
-# ---- autograd: the parts again, each by its own backward op ------------------------------------------------------------
+# ---- autograd: the parts again, each by its own backward op ----------------------------------------------------------
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple, output: Any) -> None:
     ctx.save_for_backward(*inputs[:7])
     ctx.options = inputs[7:]
 
 
-def _short_backward(grad, a, weight, bias, needs):
+def _short_backward(grad: Tensor, a: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, ...]) -> Tensors:
     """Gradients of the causal short convolution: (a, weight, bias)."""
     taps = weight.shape[1]
     da = OPS.depthwise_conv1d(grad, weight.flip(1), None, 0, taps - 1) if needs[0] else None
     dw = OPS.depthwise_conv1d_weight_grad(grad, a, taps, taps - 1).to(weight.dtype) if needs[1] else None
-    db = grad.sum((0, 2)).to(bias.dtype) if needs[2] else None
+    db = grad.sum((0, 2)).to(bias.dtype) if bias is not None and needs[2] else None
     return da, dw, db
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> Tensors:
     a, u, weight, bias, spectrum, residual, lengths = ctx.saved_tensors
-    rows = a.dtype
+    rows, wide = a.dtype, compute_dtype(a.dtype)
     # the forward op keeps the short convolution in the compute dtype; what is computed again here must not be rounded
-    grad, a, u = (t if t is None else t.to(compute_dtype(rows)) for t in (grad, a, u))
+    grad, a, u = grad.to(wide), a.to(wide), None if u is None else u.to(wide)
     need_a, need_u, need_weight, need_bias, need_spectrum, need_residual = ctx.needs_input_grad[:6]
 
-    def conv_backward(x, filter, pre, post, wanted):
+    def conv_backward(
+        x: Tensor, filter: Tensor, pre: Tensor | None, post: Tensor | None, wanted: tuple[bool, ...]
+    ) -> list[Any]:
         mask = sum(1 << i for i, want in enumerate(wanted) if want)
         results = OPS.fft_conv_spectrum_backward(grad, x, filter, pre, post, lengths, *ctx.options, mask)
         return [r if want else None for r, want in zip(results, wanted, strict=True)]
 
     du = d_residual = da = dw = db = d_spectrum = None
-    if need_u or need_residual:
+    if u is not None and (need_u or need_residual):
         du, d_residual, _, _ = conv_backward(u, residual, None, None, (need_u, need_residual, False, False))
     inner = need_a or need_weight or need_bias
     if inner or need_spectrum:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import register_autocast, require_tensors
+from ._registration import Tensors, register_autocast, require_tensors
 from .blockdiag import bias_grad, block_weight_grad
 
 
@@ -45,26 +47,29 @@ def blockdiag_glu_mlp(
         ValueError: a shape, dtype or device does not fit; the message names the argument.
     """
     op = "blockdiag_glu_mlp"
-    require_tensors(op, x=x, w_in=w_in, w_out=w_out, b_out=b_out, residual=residual, norm_weight=norm_weight,
-                    norm_bias=norm_bias)  # fmt: skip
+    require_tensors(
+        op, x=x, w_in=w_in, w_out=w_out, b_out=b_out, residual=residual, norm_weight=norm_weight, norm_bias=norm_bias
+    )
     index = variant_index("mlp", variant, x.dtype)
     return OPS.blockdiag_glu_mlp(x, w_in, w_out, b_out, residual, norm_weight, norm_bias, eps, index)
 
 
 @torch.library.register_fake("monarch_ops::blockdiag_glu_mlp")
-def _(x, w_in, w_out, b_out, residual, norm_weight, norm_bias, eps=1e-12, variant=-1):
+def _(x: Tensor, w_in: Tensor, w_out: Tensor, *_: Any) -> Tensor:
     return x.new_empty((*x.shape[:-1], w_out.shape[0] * w_out.shape[1]))
 
 
-# ---- autograd: everything inside is computed again, nothing is kept ----------------------------------------------------
+# ---- autograd: everything inside is computed again, nothing is kept --------------------------------------------------
 
 
-def _save(ctx, inputs, output):
+def _save(ctx: Any, inputs: tuple, output: Any) -> None:
     *tensors, ctx.eps, _ = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _norm_backward(grad, y, weight, bias, eps, needs):
+def _norm_backward(
+    grad: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, eps: float, needs: tuple[bool, ...]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Through LayerNorm, from its input y; gradients of (y, weight, bias)."""
     shape = [y.shape[-1]]
     w = weight.to(y.dtype)
@@ -72,10 +77,10 @@ def _norm_backward(grad, y, weight, bias, eps, needs):
     _, mean, rstd = torch.ops.aten.native_layer_norm(y, shape, w, b, eps)
     mask = [True, needs[0], bias is not None and needs[1]]
     dy, dw, db = torch.ops.aten.native_layer_norm_backward(grad, y, shape, mean, rstd, w, b, mask)
-    return dy, dw.to(weight.dtype) if mask[1] else None, db.to(bias.dtype) if mask[2] else None
+    return dy, dw.to(weight.dtype) if mask[1] else None, db.to(bias.dtype) if bias is not None and needs[1] else None
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> Tensors:
     x, w_in, w_out, b_out, residual, norm_weight, norm_bias = ctx.saved_tensors
     need = ctx.needs_input_grad
     gate, value = OPS.blockdiag_matmul(x, w_in, None).chunk(2, -1)

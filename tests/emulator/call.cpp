@@ -86,14 +86,13 @@ monarch::Rows Call::add_rows(const char* name, Use use, py::array host) {
 monarch::Rows Call::rows(const char* name) {
   return has(name) ? add_rows(name, Use::input, fetch(name, io_dtype())) : monarch::Rows{};
 }
-void* Call::io_array(const char* name) {
-  return has(name) ? add(name, Use::input, fetch(name, io_dtype())) : nullptr;
-}
+void* Call::io_array(const char* name) { return has(name) ? add(name, Use::input, fetch(name, io_dtype())) : nullptr; }
 void* Call::array(const char* name) {
   return has(name) ? add(name, Use::input, fetch(name, py::dtype::of<float>())) : nullptr;
 }
 const int64_t* Call::lengths(const char* name) {
-  return has(name) ? static_cast<const int64_t*>(add(name, Use::input, fetch(name, py::dtype::of<int64_t>()))) : nullptr;
+  return has(name) ? static_cast<const int64_t*>(add(name, Use::input, fetch(name, py::dtype::of<int64_t>())))
+                   : nullptr;
 }
 void* Call::io_array_in_place(const char* name) { return add(name, Use::in_place, fetch(name, io_dtype())); }
 

@@ -39,9 +39,7 @@ inline uint16_t float_to_bf16(float v) {
 }
 
 inline float half_to_float(uint16_t bits) { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
-inline uint16_t float_to_half(float v) {
-  return v != v ? 0x7FFF : std::bit_cast<uint16_t>(static_cast<_Float16>(v));
-}
+inline uint16_t float_to_half(float v) { return v != v ? 0x7FFF : std::bit_cast<uint16_t>(static_cast<_Float16>(v)); }
 
 }  // namespace emulator
 

@@ -96,8 +96,6 @@ void Fiber::resume() {
   switch_stacks(&outside_stack_pointer, stack_pointer_, stack_, kStackBytes);
 }
 
-void Fiber::suspend() {
-  switch_stacks(&stack_pointer_, outside_stack_pointer, outside_stack, outside_stack_bytes);
-}
+void Fiber::suspend() { switch_stacks(&stack_pointer_, outside_stack_pointer, outside_stack, outside_stack_bytes); }
 
 }  // namespace emulator

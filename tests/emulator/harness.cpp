@@ -142,7 +142,8 @@ py::dict depthwise(Call& c) {
   const auto in = c.shape("x");
   const bool last = c.flag("channels_last");
   const int64_t channels = in[last ? 2 : 1], out_len = c.integer("out_len");
-  const emulator::Shape out = last ? emulator::Shape{in[0], out_len, channels} : emulator::Shape{in[0], channels, out_len};
+  const emulator::Shape out =
+      last ? emulator::Shape{in[0], out_len, channels} : emulator::Shape{in[0], channels, out_len};
   const DepthwiseArgs args{.batch = in[0],
                            .channels = channels,
                            .seqlen = in[last ? 1 : 2],

@@ -108,7 +108,9 @@ std::vector<int64_t> Machine::block_order() {
 void Machine::make_ready(Thread& thread) {
   const auto index = static_cast<uint64_t>(thread.index);
   thread.state = State::ready;
-  ready_.emplace(order_ == Order::random ? random_() : order_ == Order::reverse ? config_.threads - index : index,
+  ready_.emplace(order_ == Order::random    ? random_()
+                 : order_ == Order::reverse ? config_.threads - index
+                                            : index,
                  thread.index);
 }
 

@@ -25,7 +25,9 @@ struct Row {
   float* shared;
 
   explicit Row(const RowsArgs& a)
-      : x(a.x + blockIdx.x * blockDim.x), y(a.y + blockIdx.x * blockDim.x), tid(threadIdx.x),
+      : x(a.x + blockIdx.x * blockDim.x),
+        y(a.y + blockIdx.x * blockDim.x),
+        tid(threadIdx.x),
         shared(shared_memory<float>()) {}
 };
 
@@ -152,8 +154,7 @@ template <size_t I>
 py::dict call_kernel(const py::kwargs& arguments) {
   Call c(arguments);
   const auto shape = c.shape("x");
-  const RowsArgs args{shape[0], static_cast<const float*>(c.array("x")),
-                      static_cast<float*>(c.array_out("y", shape))};
+  const RowsArgs args{shape[0], static_cast<const float*>(c.array("x")), static_cast<float*>(c.array_out("y", shape))};
   return c.run(&run_kernel<I>, args);
 }
 

@@ -43,8 +43,7 @@ struct Depthwise {
     const int64_t H = a.channels;
     Scratch<T> by_tap(H * a.taps);
     for (int64_t h = 0; h < H; ++h)
-      for (int64_t j = 0; j < a.taps; ++j)
-        by_tap.get()[j * H + h] = static_cast<const T*>(a.weight)[h * a.taps + j];
+      for (int64_t j = 0; j < a.taps; ++j) by_tap.get()[j * H + h] = static_cast<const T*>(a.weight)[h * a.taps + j];
     for (int64_t task = exec.begin; task < exec.end; ++task) {
       const int64_t b = task / a.out_len, t = task % a.out_len;
       Io* y = row<Io>(a.y, b, t);

@@ -132,8 +132,7 @@ struct FftConv {
     const Tree<T>& tree = tree_tables<T>(a.tree);
     Scratch<T> w(a.tree.work_scalars());
     for (int64_t h = exec.begin; h < exec.end; ++h)
-      make_spectrum(a.taps, h, a.seqlen, tree, w.get(),
-                    static_cast<T*>(a.spectrum) + h * 2 * tree.points);
+      make_spectrum(a.taps, h, a.seqlen, tree, w.get(), static_cast<T*>(a.spectrum) + h * 2 * tree.points);
     return nullptr;
   }
 
@@ -245,8 +244,7 @@ struct FftConv {
       if (filter_grad) std::memset(filter_grad, 0, sizeof(T) * bins);
       for (int64_t b = f.batch * slice / slices; b < f.batch * (slice + 1) / slices; ++b)
         row.row_gradients(b, h, filter, filter_grad);
-      if (to_taps && !a.spectrum_grad)
-        taps_from_spectrum(a.grad_taps, h, f.seqlen, tree, work.get(), filter_grad);
+      if (to_taps && !a.spectrum_grad) taps_from_spectrum(a.grad_taps, h, f.seqlen, tree, work.get(), filter_grad);
     }
   }
 

@@ -96,8 +96,7 @@ struct Engine {
       dft<R, true>(x);
       out(W * j, x[0].re);
 #pragma GCC unroll 8
-      for (int q = 1; q < R; ++q)
-        out(W * (q * stride + j), x[q].re * tw[q - 1].re + x[q].im * tw[q - 1].im);
+      for (int q = 1; q < R; ++q) out(W * (q * stride + j), x[q].re * tw[q - 1].re + x[q].im * tw[q - 1].im);
     }
   }
 
@@ -187,16 +186,14 @@ struct Engine {
     if (level == tree.depth) return codelet<B>(w, tree, node, op);
     const Level<T>& lv = tree.levels[level];
     if constexpr (BinOp::kForward) pass<false>(w, lv, lv.stride, node);
-    for (int p = 0; p < lv.radix; ++p)
-      subtree<B>(w + p * lv.stride * kBlock, tree, level + 1, node * lv.radix + p, op);
+    for (int p = 0; p < lv.radix; ++p) subtree<B>(w + p * lv.stride * kBlock, tree, level + 1, node * lv.radix + p, op);
     if constexpr (BinOp::kInverse) pass<true>(w, lv, lv.stride, node);
   }
 
   // Everything below the root. The root's children lie `pitch` vectors apart.
   template <int B, class BinOp>
   static void children(T* w, const Tree<T>& tree, const BinOp& op) {
-    for (int p = 0; p < tree.levels[0].radix; ++p)
-      subtree<B>(w + p * tree.root_pitch * kBlock, tree, 1, p, op);
+    for (int p = 0; p < tree.levels[0].radix; ++p) subtree<B>(w + p * tree.root_pitch * kBlock, tree, 1, p, op);
   }
   template <class BinOp>
   static void children(T* w, const Tree<T>& tree, const BinOp& op) {

@@ -10,8 +10,8 @@
 namespace monarch {
 namespace {
 
-constexpr int64_t kKeep = int64_t(8) << 20;    // bytes a thread keeps
-constexpr int64_t kHuge = int64_t(2) << 20;    // blocks of at least this size ask for huge pages
+constexpr int64_t kKeep = int64_t(8) << 20;  // bytes a thread keeps
+constexpr int64_t kHuge = int64_t(2) << 20;  // blocks of at least this size ask for huge pages
 
 struct Block {
   void* data;

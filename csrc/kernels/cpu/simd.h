@@ -33,10 +33,10 @@ namespace {  // one copy per translation unit, see above
 
 template <class T, int W>
 struct VecOf;
-#define MONARCH_VEC(T, W)                                                        \
-  template <>                                                                    \
-  struct VecOf<T, W> {                                                           \
-    typedef T type __attribute__((vector_size(W * sizeof(T))));                  \
+#define MONARCH_VEC(T, W)                                                                       \
+  template <>                                                                                   \
+  struct VecOf<T, W> {                                                                          \
+    typedef T type __attribute__((vector_size(W * sizeof(T))));                                 \
     typedef T loose __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T)), may_alias)); \
   }
 MONARCH_VEC(float, 4);
@@ -220,7 +220,7 @@ MONARCH_INLINE const char* with_io(Scalar io, F f) {
 
 // ---- lane movement -------------------------------------------------------------------------------------
 
-// Lanes in chunks 0, 1, 2, ...: a keeps its even chunks and takes b's even chunks in the odd places;
+// Lanes in chunks 0, 1, 2, ...: a keeps its even chunks and takes b's even chunks in the odd places,
 // b keeps its odd chunks and takes a's odd chunks in the even places. Applying it twice gives a and b back.
 template <int Chunk, class V, int... I>
 MONARCH_INLINE void exchange_impl(V& a, V& b, std::integer_sequence<int, I...>) {

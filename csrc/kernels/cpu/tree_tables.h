@@ -20,10 +20,10 @@ struct Tree {
   int codelet_vectors;
   int64_t root_pitch;
   Level<T> levels[kMaxTreeDepth];
-  const T* lane_twiddles;           // the codelet's lane stages, the same for every block
-  bool twist_is_split;              // full twist: [block][vector] complex vectors in twist_lanes;
-  const T* twist_lanes;             // split: one complex vector per block here, times
-  const Complex<T>* twist_steps;    // [block][codelet_vectors - 1] scalars here
+  const T* lane_twiddles;         // the codelet's lane stages, the same for every block
+  bool twist_is_split;            // full twist: [block][vector] complex vectors in twist_lanes,
+  const T* twist_lanes;           // split: one complex vector per block here, times
+  const Complex<T>* twist_steps;  // [block][codelet_vectors - 1] scalars here
 };
 
 template <class T>

@@ -11,8 +11,7 @@ namespace monarch {
 // The share of [0, n) that belongs to this block.
 struct Share {
   int64_t begin, end;
-  MONARCH_DEVICE explicit Share(int64_t n)
-      : begin(n * blockIdx.x / gridDim.x), end(n * (blockIdx.x + 1) / gridDim.x) {}
+  MONARCH_DEVICE explicit Share(int64_t n) : begin(n * blockIdx.x / gridDim.x), end(n * (blockIdx.x + 1) / gridDim.x) {}
 };
 
 // Device scratch memory of this block: plan_fft_conv() sized it.
@@ -51,9 +50,7 @@ MONARCH_DEVICE void load_row(const Io* x, const Io* gate, int64_t valid, int64_t
 template <class Io>
 MONARCH_DEVICE void store_row(const Bin* w, const Io* gate, int64_t valid, int64_t seqlen, Io* y) {
   if (!y) return;
-  for_each(seqlen, [&](int64_t t) {
-    store(y + t, t < valid ? (gate ? w[t].re * load(gate + t) : w[t].re) : 0.f);
-  });
+  for_each(seqlen, [&](int64_t t) { store(y + t, t < valid ? (gate ? w[t].re * load(gate + t) : w[t].re) : 0.f); });
 }
 
 MONARCH_DEVICE void multiply(const Bin* x, const Bin* filter, int64_t points, Bin* out) {
@@ -67,19 +64,16 @@ MONARCH_DEVICE_CALL void make_spectrum(const Taps& taps, int64_t h, int64_t seql
 }
 
 MONARCH_DEVICE_CALL void taps_from_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const TreeShape& tree,
-                                       const Bin* spectrum, Bin* w) {
+                                            const Bin* spectrum, Bin* w) {
   for_each(tree.points, [&](int64_t i) { w[i] = spectrum[i]; });
   transform<true>(tree, w);
   const TapSequence<float> sequence{taps, h, seqlen, tree.points};
   const auto at = [&](int64_t t) { return w[t]; };
   if (taps.k)
-    for_each(taps.num_k, [&](int64_t n) {
-      static_cast<float*>(taps.k)[h * taps.num_k + n] = sequence.k_grad(n, at);
-    });
+    for_each(taps.num_k, [&](int64_t n) { static_cast<float*>(taps.k)[h * taps.num_k + n] = sequence.k_grad(n, at); });
   if (taps.k_rev)
-    for_each(taps.num_rev, [&](int64_t n) {
-      static_cast<float*>(taps.k_rev)[h * taps.num_rev + n] = sequence.k_rev_grad(n, at);
-    });
+    for_each(taps.num_rev,
+             [&](int64_t n) { static_cast<float*>(taps.k_rev)[h * taps.num_rev + n] = sequence.k_rev_grad(n, at); });
   if (taps.skip) for_each(1, [&](int64_t) { static_cast<float*>(taps.skip)[h] = sequence.skip_grad(at); });
 }
 
@@ -222,9 +216,8 @@ inline const char* run_filter_adjoint(const FftFilterArgs& a, const Exec& e) {
   return launch(&filter_kernel, a.blocks, 0, e, a, e.workspace, true);
 }
 inline const char* run_conv(const FftConvArgs& a, const Exec& e) {
-  return with_io(a.io, [&](auto io) {
-    return launch(&conv_kernel<typename decltype(io)::type>, a.blocks, 0, e, a, e.workspace);
-  });
+  return with_io(
+      a.io, [&](auto io) { return launch(&conv_kernel<typename decltype(io)::type>, a.blocks, 0, e, a, e.workspace); });
 }
 inline const char* run_backward(const FftConvGradArgs& a, const Exec& e) {
   return with_io(a.forward.io, [&](auto io) {

@@ -34,8 +34,7 @@ MONARCH_KERNEL void residual_norm_kernel(ResidualNormArgs a) {
   const float scale = 1.f / sqrtf(block_sum(squares, scratch) / F + static_cast<float>(a.eps));
   const float* weight = static_cast<const float*>(a.norm_weight);
   const float* bias = static_cast<const float*>(a.norm_bias);
-  for (int64_t j = threadIdx.x; j < F; j += blockDim.x)
-    store(out + j, (z(j) - mean) * scale * weight[j] + bias[j]);
+  for (int64_t j = threadIdx.x; j < F; j += blockDim.x) store(out + j, (z(j) - mean) * scale * weight[j] + bias[j]);
 }
 
 inline const char* run_glu(const GluArgs& g, const Exec& e) {

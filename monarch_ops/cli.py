@@ -1,0 +1,82 @@
+"""The command ``monarch-ops``, also ``python -m monarch_ops``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import _C, __version__, variants
+
+app = typer.Typer(help="FFT long convolutions and Monarch block-diagonal matmuls for PyTorch.", no_args_is_help=True)
+
+
+@app.callback()
+def main() -> None:
+    """FFT long convolutions and Monarch block-diagonal matmuls for PyTorch."""
+
+
+def installation() -> dict[str, Any]:
+    """What is installed, what it was built with, and what this machine has."""
+    build = _C.build_info()
+    kernels: dict[str, dict[str, list[str]]] = {"cpu": {}, "cuda": {}}
+    for row in variants():
+        name = row["name"] if row["available"] else f"{row['name']} (not on this machine)"
+        kernels[row["device"]].setdefault(f"{row['family']} {row['compute']}", []).append(name)
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    oldest = ".".join(str(int(build["torch_target"], 16) >> shift & 255) for shift in (56, 48))
+    archs = build["cuda_archs"].replace(",", ", sm_")
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "built with": build["compiler"],
+        "built for torch": f"{oldest} or newer",
+        "built for CUDA": f"nvcc {build['cuda']}, sm_{archs}" if build["cuda"] else "no",
+        "CPU instruction set": build["cpu_isa"],
+        "CPU threads": torch.get_num_threads(),
+        "CPU kernels": kernels["cpu"],
+        "CUDA kernels": kernels["cuda"],
+        "devices seen by torch": ["cpu", *devices],
+        "devices seen by the kernels": ["cpu", *_C.cuda_devices()],
+    }
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False) -> None:
+    """Version, build options, instruction set, compiled kernels and devices."""
+    found = installation()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = [f"{kernel}: {', '.join(names)}" for kernel, names in value.items()]
+        table.add_row(name, "\n".join(value) or "none" if isinstance(value, list) else str(value))
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for what it makes.")] = Path("demo_output"),
+    documents: Annotated[Path | None, typer.Option(help="Folder of Python files; default: standard library.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    held_out: Annotated[int, typer.Option(min=2, help="Modules to search, unseen in training.")] = 100,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU when there is one.")] = None,
+    speed: Annotated[bool, typer.Option(help="Print the speed tables at the end.")] = True,
+) -> None:
+    """Train a small M2-BERT on Python sources for a few minutes, search held-out modules with it, compare the speed.
+
+    Stopped in the middle (Ctrl-C), it goes on from there when it is started again.
+    """
+    try:
+        from .demo.run import Demo, DemoOptions
+    except ImportError as error:
+        needed = "pip install --no-build-isolation 'monarch-ops[demo]'"
+        raise typer.BadParameter(f"{error}; the demo needs: {needed}") from error
+    Demo(DemoOptions(output, documents, steps, held_out, device, speed), Console()).run()

@@ -1,0 +1,47 @@
+"""Scores of a ranking, and BM25 as the ranking to compare with."""
+
+from __future__ import annotations
+
+import bm25s
+import numpy as np
+import pytrec_eval
+import Stemmer
+from numpy.typing import NDArray
+
+
+def ndcg(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int = 10) -> NDArray[np.float64]:
+    """nDCG@k of every query.
+
+    Args:
+        scores: (Q, N), higher is better; equal scores rank in the order of pytrec_eval.
+        relevant: (Q, N), at least one document per query.
+
+    Raises:
+        ValueError: shapes differ, a query has no relevant document, or a score is NaN.
+    """
+    if scores.shape != relevant.shape or scores.ndim != 2:
+        raise ValueError(
+            f"ndcg: arguments 'scores' and 'relevant' must both have shape (Q, N), "
+            f"got {scores.shape} and {relevant.shape}"
+        )
+    if np.isnan(scores).any():
+        raise ValueError("ndcg: argument 'scores' must not contain NaN")
+    if not relevant.any(axis=1).all():
+        query = int(np.flatnonzero(~relevant.any(axis=1))[0])
+        raise ValueError(f"ndcg: argument 'relevant' must name a document for every query, got none for query {query}")
+    qrels = {str(q): {str(d): 1 for d in np.flatnonzero(row)} for q, row in enumerate(relevant)}
+    run = {str(q): {str(d): float(s) for d, s in enumerate(row)} for q, row in enumerate(scores)}
+    measured = pytrec_eval.RelevanceEvaluator(qrels, {f"ndcg_cut.{k}"}).evaluate(run)
+    return np.array([measured[str(q)][f"ndcg_cut_{k}"] for q in range(len(scores))])
+
+
+def bm25_scores(queries: list[str], documents: list[str], k1: float = 1.2, b: float = 0.75) -> NDArray[np.float32]:
+    """(Q, N) BM25 scores of every document for every query; English stop words and stemming."""
+    stemmer = Stemmer.Stemmer("english")
+
+    def words(texts: list[str]) -> list[list[str]]:
+        return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
+
+    index = bm25s.BM25(k1=k1, b=b)
+    index.index(words(documents), show_progress=False)
+    return np.stack([index.get_scores(query) for query in words(queries)])

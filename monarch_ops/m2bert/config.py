@@ -59,7 +59,10 @@ class M2BertConfig(PretrainedConfig):
         padding: str = "invariant",
         **kwargs: Any,
     ) -> None:
-        for name, value, known in (("pooling", pooling, ("cls", "mean")), ("padding", padding, ("invariant", "official"))):
+        for name, value, known in (
+            ("pooling", pooling, ("cls", "mean")),
+            ("padding", padding, ("invariant", "official")),
+        ):
             if value not in known:
                 raise ValueError(f"M2BertConfig: argument {name!r} must be one of {known}, got {value!r}")
         self.vocab_size = vocab_size
@@ -85,7 +88,8 @@ class M2BertConfig(PretrainedConfig):
         self.use_positional_encodings = use_positional_encodings
         self.pooling = pooling
         self.padding = padding
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        # the signature that transformers shows to type checkers lacks what goes through its **kwargs
+        super().__init__(pad_token_id=pad_token_id, **kwargs)  # type: ignore[call-arg]
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> M2BertConfig:
@@ -96,7 +100,9 @@ class M2BertConfig(PretrainedConfig):
         parts = name.removeprefix("m2-bert-").split("-")
         if not name.startswith("m2-bert-") or len(parts) != 2 or parts[0] not in _SIZES or parts[1] not in _LENGTHS:
             known = [f"m2-bert-{size}-{length}" for size in _SIZES for length in _LENGTHS]
-            raise ValueError(f"M2BertConfig.preset: argument 'name' must be one of {['m2-bert-tiny', *known]}, got {name!r}")
+            raise ValueError(
+                f"M2BertConfig.preset: argument 'name' must be one of {['m2-bert-tiny', *known]}, got {name!r}"
+            )
         hidden, intermediate = _SIZES[parts[0]]
         sizes = {
             "hidden_size": hidden,

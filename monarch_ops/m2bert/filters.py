@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..nn import HyenaFilter
 from ..ops import FilterSpectrum
 
 
+class _Entry(NamedTuple):
+    spectrum: FilterSpectrum
+    sources: list[Tensor]  # aliases of the filter's tensors: while they live, no other tensor gets their addresses
+    versions: list[int]
+
+
 class SpectrumCache:
     """Prepared spectra of one :class:`HyenaFilter` for the most recent lengths.
 
-    Used only where no gradient is recorded. An entry holds as long as no parameter of the filter was changed in place
-    or replaced.
+    Used only where no gradient is recorded. An entry holds as long as no parameter or buffer of the filter was changed
+    in place or replaced. What PyTorch does not count, a change through ``parameter.data``, needs :meth:`clear`; the
+    model's ``train()`` and ``eval()`` call it.
     """
 
     def __init__(self, filter: HyenaFilter, entries: int = 2) -> None:
         self.filter = filter
         self.entries = entries
-        self._kept: OrderedDict[tuple, tuple[tuple, FilterSpectrum]] = OrderedDict()
+        self._kept: OrderedDict[tuple, _Entry] = OrderedDict()
 
-    def _state(self) -> tuple:
-        tensors = [*self.filter.parameters(), *self.filter.buffers()]
-        return tuple((t.data_ptr(), t._version) for t in tensors)
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles start empty."""
+        return self.__dict__ | {"_kept": OrderedDict()}
+
+    def clear(self) -> None:
+        self._kept.clear()
 
     def __call__(self, seqlen: int, dtype: torch.dtype) -> FilterSpectrum:
         """The spectrum for rows of length `seqlen` and dtype `dtype`."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        sources = [*self.filter.parameters(), *self.filter.buffers()]
+        # tensors made in inference mode do not count their changes
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
             return self.filter.spectrum(seqlen, dtype)
-        key, state = (seqlen, dtype, self.filter.z.device), self._state()
-        if key not in self._kept or self._kept[key][0] != state:
-            self._kept[key] = (state, self.filter.spectrum(seqlen, dtype))
-        self._kept.move_to_end(key)
+        key, versions = (seqlen, dtype), [t._version for t in sources]
+        entry = self._kept.pop(key, None)  # put back below, as the most recent
+        if entry is None or entry.versions != versions or not all(map(_same_memory, entry.sources, sources)):
+            entry = _Entry(self.filter.spectrum(seqlen, dtype), [t.detach() for t in sources], versions)
+        self._kept[key] = entry
         while len(self._kept) > self.entries:
             self._kept.popitem(last=False)
-        return self._kept[key][1]
+        return entry.spectrum
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.dtype == b.dtype and a.device == b.device

@@ -31,7 +31,9 @@ class M2BertEmbeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.position_embeddings = (
-            nn.Embedding(config.max_position_embeddings, config.hidden_size) if config.use_positional_encodings else None
+            nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            if config.use_positional_encodings
+            else None
         )
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -56,12 +58,22 @@ class M2BertMixer(nn.Module):
         self.out_linear = nn.Linear(H, H)
         self.short_weight = nn.Parameter(torch.empty(3 * H, 3))
         self.short_bias = nn.Parameter(torch.empty(3 * H))
-        nn.init.uniform_(self.short_weight, -(3**-0.5), 3**-0.5)  # nn.Conv1d's own initial values
-        nn.init.uniform_(self.short_bias, -(3**-0.5), 3**-0.5)
+        self.reset_parameters()
         self.filter_fn = self._filter(config)
         self.filter_fn2 = self._filter(config) if config.residual_long_conv else None
         self._spectrum = SpectrumCache(self.filter_fn)
         self._spectrum2 = None if self.filter_fn2 is None else SpectrumCache(self.filter_fn2)
+
+    def reset_parameters(self) -> None:
+        """The short convolution as nn.Conv1d starts; the rest of the mixer is made of modules of its own."""
+        nn.init.uniform_(self.short_weight, -(3**-0.5), 3**-0.5)
+        nn.init.uniform_(self.short_bias, -(3**-0.5), 3**-0.5)
+
+    def train(self, mode: bool = True) -> M2BertMixer:
+        for cache in (self._spectrum, self._spectrum2):
+            if cache is not None:
+                cache.clear()
+        return super().train(mode)
 
     @staticmethod
     def _filter(config: M2BertConfig) -> HyenaFilter:
@@ -103,9 +115,11 @@ class M2BertMlp(nn.Module):
         H, inner = config.hidden_size, config.intermediate_size
         wide = 2 * inner if config.use_glu_mlp else inner
         blocks = config.monarch_mlp_nblocks
+        self.gated_layers: BlockDiagLinear | nn.Linear
+        self.wo: BlockDiagLinear | nn.Linear
         if config.use_monarch_mlp:
-            self.gated_layers: nn.Module = BlockDiagLinear(H, wide, nblocks=blocks, bias=False)
-            self.wo: nn.Module = BlockDiagLinear(inner, H, nblocks=blocks)
+            self.gated_layers = BlockDiagLinear(H, wide, nblocks=blocks, bias=False)
+            self.wo = BlockDiagLinear(inner, H, nblocks=blocks)
         else:
             self.gated_layers, self.wo = nn.Linear(H, wide, bias=False), nn.Linear(inner, H)
         self.layernorm = nn.LayerNorm(H, eps=config.layer_norm_eps)
@@ -173,11 +187,17 @@ class M2BertPooler(nn.Module):
         return torch.tanh(self.dense((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)))
 
 
+# positions and frequencies do not survive 16 bits, and the spectra are float32 anyway
+_FLOAT32_MODULES = {"filter_fn", "filter_fn2"}
+
+
 class M2BertPreTrainedModel(PreTrainedModel):
     config_class = M2BertConfig
     base_model_prefix = "bert"
+    _keep_in_fp32_modules_strict = _FLOAT32_MODULES
 
     def _init_weights(self, module: nn.Module) -> None:
+        """Initial values of a module's own parameters; transformers also asks for what a checkpoint lacks."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std)
@@ -187,18 +207,31 @@ class M2BertPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=std)
             if module.padding_idx is not None:
                 nn.init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, HyenaFilter):
+            module.reset_parameters(self.config.hyena_w)
+        elif isinstance(module, nn.LayerNorm | BlockDiagLinear | M2BertMixer):
+            module.reset_parameters()
+        elif isinstance(module, M2BertForMaskedLM):
+            nn.init.zeros_(module.decoder_bias)
 
 
-def valid_lengths(attention_mask: Tensor) -> Tensor:
-    """(B,) number of tokens of right-padded rows; any other mask is refused (not looked at while compiling)."""
+def checked_mask(attention_mask: Tensor, shape: torch.Size) -> Tensor:
+    """The mask as bool; rows other than ones followed by zeros are refused (not looked at while compiling)."""
+    if attention_mask.shape != shape:
+        raise ValueError(
+            f"M2-BERT: argument 'attention_mask' must have the shape of 'input_ids', {tuple(shape)}, "
+            f"got {tuple(attention_mask.shape)}"
+        )
     mask = attention_mask.to(torch.bool)
-    if not torch.compiler.is_compiling() and bool((~mask[:, :-1] & mask[:, 1:]).any()):
-        row = int((~mask[:, :-1] & mask[:, 1:]).any(1).nonzero()[0])
+    wrong = ~mask[:, 0] | (~mask[:, :-1] & mask[:, 1:]).any(1)
+    if not torch.compiler.is_compiling() and bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        found = "a zero before a one" if bool(mask[row].any()) else "zeros only"
         raise ValueError(
             "M2-BERT: argument 'attention_mask' must be ones followed by zeros in every row (right padding), "
-            f"got a zero before a one in row {row}"
+            f"got {found} in row {row}"
         )
-    return mask.sum(1)
+    return mask
 
 
 class M2BertModel(M2BertPreTrainedModel):
@@ -214,7 +247,9 @@ class M2BertModel(M2BertPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        if not isinstance(value, nn.Embedding):
+            raise TypeError(f"M2BertModel: argument 'value' must be an Embedding, got {type(value).__name__}")
         self.embeddings.word_embeddings = value
 
     def forward(
@@ -226,8 +261,9 @@ class M2BertModel(M2BertPreTrainedModel):
     ) -> BaseModelOutputWithPooling | tuple[Tensor, Tensor]:
         """
         Args:
-            input_ids: (B, L) int64, L at most ``max_position_embeddings``.
-            attention_mask: (B, L), 1 for tokens and 0 for padding on the right; None means no padding.
+            input_ids: (B, L) int64 or int32, L at most ``max_position_embeddings``.
+            attention_mask: (B, L), 1 for tokens and 0 for padding on the right, at least one token per row; None means
+                no padding.
             token_type_ids: (B, L) int64; None means zeros.
 
         Returns:
@@ -235,13 +271,17 @@ class M2BertModel(M2BertPreTrainedModel):
             ``return_dict=False``, a tuple.
         """
         longest = self.config.max_position_embeddings
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"M2-BERT: argument 'input_ids' must be int64 or int32, got {input_ids.dtype}")
         if input_ids.dim() != 2 or not 1 <= input_ids.shape[1] <= longest:
             raise ValueError(
-                f"M2-BERT: argument 'input_ids' must have shape (B, L) with 1 <= L <= {longest}, got {tuple(input_ids.shape)}"
+                f"M2-BERT: argument 'input_ids' must have shape (B, L) with 1 <= L <= {longest}, "
+                f"got {tuple(input_ids.shape)}"
             )
         lengths = None
-        if attention_mask is not None and self.config.padding == "invariant":
-            lengths = valid_lengths(attention_mask)
+        if attention_mask is not None and (self.config.padding == "invariant" or self.config.pooling == "mean"):
+            attention_mask = checked_mask(attention_mask, input_ids.shape)
+            lengths = attention_mask.sum(1) if self.config.padding == "invariant" else None
         hidden = self.encoder(self.embeddings(input_ids, token_type_ids), lengths)
         pooled = self.pooler(hidden, attention_mask)
         if return_dict is False:
@@ -260,6 +300,13 @@ class M2BertForMaskedLM(M2BertPreTrainedModel):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.post_init()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers; the decoder's bias follows, with zeros for new words."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        kept = self.decoder_bias.detach()[: embeddings.num_embeddings]
+        self.decoder_bias = nn.Parameter(F.pad(kept, (0, embeddings.num_embeddings - len(kept))))
+        return embeddings
 
     def forward(
         self,

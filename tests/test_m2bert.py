@@ -1,0 +1,387 @@
+"""M2-BERT as a model: padding, spectra kept between calls, bad input, sizes, training, compilation.
+
+That its numbers are the published ones is the business of test_m2bert_parity.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from tolerance import assert_matches, relative_error
+from torch import Tensor, nn
+
+pytest.importorskip("transformers", reason="monarch_ops.m2bert needs the extra monarch-ops[m2bert]")
+
+from tiny_m2bert import LONGEST, VARIETIES, lively, padded_batch, tiny, tiny_config, words
+
+from monarch_ops import reference
+from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertModel
+from monarch_ops.m2bert import model as m2bert_model
+from monarch_ops.m2bert.filters import SpectrumCache
+from monarch_ops.nn import HyenaFilter
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# ---- padding ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("variety", VARIETIES)
+@torch.no_grad()
+def test_padding_changes_nothing(variety: str, seed: int) -> None:
+    """A text in any batch, padded to any width with anything, has the hidden states that it has alone."""
+    generator = torch.Generator().manual_seed(seed)
+    count, width = (int(torch.randint(low, high, (), generator=generator)) for low, high in ((1, 7), (8, LONGEST + 1)))
+    lengths = torch.randint(1, width + 1, (count,), generator=generator).tolist()
+    model = tiny(**VARIETIES[variety])
+    wide = copy.deepcopy(model).double()
+    ids, mask = padded_batch(lengths, width)
+    out = model(ids, mask)
+    alone = [model(row[None, :n]) for row, n in zip(ids, lengths, strict=True)]
+    exact = [wide(row[None, :n]) for row, n in zip(ids, lengths, strict=True)]
+    ours = torch.cat([row[:n] for row, n in zip(out.last_hidden_state, lengths, strict=True)])
+    states = [torch.cat([text.last_hidden_state[0] for text in texts]) for texts in (exact, alone)]
+    assert_matches(ours, *states, what="hidden states")
+    vectors = [torch.cat([text.pooler_output for text in texts]) for texts in (exact, alone)]
+    assert_matches(out.pooler_output, *vectors, what="pooled")
+
+
+@torch.no_grad()
+def test_official_padding_is_another_thing() -> None:
+    """The comparison above notices padding tokens that take part."""
+    model = tiny()
+    ids, mask = padded_batch([20], 40)
+    alone = model(ids[:, :20]).pooler_output
+    assert relative_error(model(ids, mask).pooler_output, alone) < 1e-5
+    model.config.padding = "official"
+    assert relative_error(model(ids, mask).pooler_output, alone) > 1e-2
+    assert torch.equal(model(ids, mask).pooler_output, model(ids).pooler_output)  # the mask is not looked at
+
+
+def plain_pytorch(patch: pytest.MonkeyPatch) -> None:
+    """The model on the references of the ops, which take taps where the ops take spectra."""
+
+    def taps(self: HyenaFilter, seqlen: int, dtype: torch.dtype) -> dict[str, Tensor | None]:
+        k, k_rev = self(seqlen)
+        return {"k": k, "k_rev": k_rev, "skip": self.bias}
+
+    patch.setattr(HyenaFilter, "spectrum", taps)
+    patch.setattr(m2bert_model, "m2_mixer", reference.m2_mixer)
+    patch.setattr(m2bert_model, "blockdiag_glu_mlp", reference.blockdiag_glu_mlp)
+
+
+@pytest.mark.parametrize("variety", VARIETIES)
+@pytest.mark.parametrize("length", [1, 2, 3, LONGEST])
+def test_any_length(length: int, variety: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = tiny(**VARIETIES[variety]), words(3, length)
+    out = model(ids, torch.ones(3, length))
+    out.pooler_output.sum().backward()
+    with monkeypatch.context() as patch:
+        plain_pytorch(patch)
+        baseline, exact = model(ids), copy.deepcopy(model).double()(ids)
+    assert_matches(out.last_hidden_state, exact.last_hidden_state, baseline.last_hidden_state, "hidden states")
+    assert_matches(out.pooler_output, exact.pooler_output, baseline.pooler_output, "pooled")
+
+
+def test_no_text() -> None:
+    assert tiny()(words(0, 9), torch.ones(0, 9)).pooler_output.shape == (0, 64)
+
+
+@torch.no_grad()
+def test_token_types() -> None:
+    model = tiny()
+    ids = words(2, 9)
+    zeros, ones = torch.zeros_like(ids), torch.ones_like(ids)
+    unnamed = model(ids).pooler_output
+    assert torch.equal(model(ids, token_type_ids=zeros).pooler_output, unnamed)
+    assert relative_error(model(ids, token_type_ids=ones).pooler_output, unnamed) > 1e-3
+    table = model.embeddings.token_type_embeddings.weight
+    table[1] = table[0]
+    assert torch.equal(model(ids, token_type_ids=ones).pooler_output, unnamed)
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def mask_with(row: list[int]) -> Tensor:
+    return torch.tensor([[1, 1, 1, 1], row])
+
+
+BAD_INPUTS = {
+    "left-padding": (
+        lambda: (words(2, 4), mask_with([0, 1, 1, 1])),
+        r"right padding\), got a zero before a one in row 1",
+    ),
+    "hole": (lambda: (words(2, 4), mask_with([1, 0, 1, 1])), r"right padding\), got a zero before a one in row 1"),
+    "no-token": (lambda: (words(2, 4), mask_with([0, 0, 0, 0])), r"ones followed by zeros.*got zeros only in row 1"),
+    "mask-shape": (
+        lambda: (words(2, 5), mask_with([1, 1, 1, 1])),
+        r"'attention_mask' must have .* \(2, 5\), got \(2, 4\)",
+    ),
+    "too-long": (lambda: (words(1, 65),), r"'input_ids' must have shape \(B, L\) with 1 <= L <= 64, got \(1, 65\)"),
+    "empty-text": (lambda: (words(1, 0),), r"1 <= L <= 64, got \(1, 0\)"),
+    "rank": (lambda: (words(7),), r"'input_ids' must have shape \(B, L\) .*got \(7,\)"),
+    "dtype": (lambda: (words(1, 7).float(),), r"'input_ids' must be int64 or int32, got torch.float32"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_input_is_refused(name: str) -> None:
+    inputs, message = BAD_INPUTS[name]
+    for model in (tiny(), tiny(pooling="mean", padding="official")):
+        with pytest.raises(ValueError, match=message):
+            model(*inputs())
+
+
+def test_int32_ids_are_welcome() -> None:
+    model, ids = tiny(), words(2, 9)
+    assert torch.equal(model(ids.int()).pooler_output, model(ids).pooler_output)
+
+
+# ---- spectra kept between calls --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache() -> SpectrumCache:
+    return SpectrumCache(HyenaFilter(5, 40, order=8))
+
+
+def assert_fresh(cache: SpectrumCache) -> None:
+    """What the cache returns now is what the filter makes now."""
+    assert torch.equal(cache(30, torch.float32).data, cache.filter.spectrum(30, torch.float32).data)
+
+
+@torch.no_grad()
+def test_spectrum_is_kept(cache: SpectrumCache) -> None:
+    first = cache(30, torch.float32)
+    assert cache(30, torch.float32) is first
+    assert cache(20, torch.float32) is not first
+    assert cache(30, torch.float32) is first
+    assert cache(30, torch.float64).dtype == torch.float64
+    assert_fresh(cache)
+
+
+@torch.no_grad()
+def test_kept_spectra_are_bounded(cache: SpectrumCache) -> None:
+    kept = [cache(n, torch.float32) for n in (10, 20, 30)]
+    assert cache(30, torch.float32) is kept[2]
+    assert cache(20, torch.float32) is kept[1]
+    assert cache(10, torch.float32) is not kept[0]  # the oldest had to go
+    assert len(cache._kept) == cache.entries == 2
+
+
+def test_no_spectrum_is_kept_while_gradients_are_recorded(cache: SpectrumCache) -> None:
+    with torch.no_grad():
+        kept = cache(30, torch.float32)
+    recorded = cache(30, torch.float32)
+    assert recorded is not kept
+    assert cache(30, torch.float32) is not recorded
+    recorded.data.sum().backward()
+    assert all(p.grad is not None for p in cache.filter.parameters())
+
+
+def change_in_place(filter: HyenaFilter) -> None:
+    filter.bias.add_(1)
+
+
+def change_one_value(filter: HyenaFilter) -> None:
+    filter.z[3, 1] = 5
+
+
+def change_buffer(filter: HyenaFilter) -> None:
+    filter.deltas.mul_(2)
+
+
+def load_state(filter: HyenaFilter) -> None:
+    filter.load_state_dict({name: 2 * value for name, value in filter.state_dict().items()})
+
+
+def replace_parameter(filter: HyenaFilter) -> None:
+    filter.mlp_rev[0].bias = nn.Parameter(torch.ones_like(filter.mlp_rev[0].bias))
+
+
+def replace_through_data(filter: HyenaFilter) -> None:
+    """The old memory is free for the new tensor, whose address and number of changes may then be the old ones."""
+    shape = filter.mlp[1].weight.shape
+    filter.mlp[1].weight.data = torch.empty(0)
+    filter.mlp[1].weight.data = torch.full(shape, 0.3)
+
+
+def round_to_half(filter: HyenaFilter) -> None:
+    filter.half().float()
+
+
+def step_of_training(filter: HyenaFilter) -> None:
+    optimizer = torch.optim.AdamW(filter.parameters(), lr=0.1)
+    with torch.enable_grad():
+        filter.spectrum(30).data.square().sum().backward()
+    optimizer.step()
+
+
+CHANGES = (change_in_place, change_one_value, change_buffer, load_state, replace_parameter, replace_through_data,
+           round_to_half, step_of_training)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@torch.no_grad()
+def test_a_changed_filter_gets_a_new_spectrum(cache: SpectrumCache, change) -> None:
+    for _ in range(3):
+        before = cache(30, torch.float32)
+        change(cache.filter)
+        assert cache(30, torch.float32) is not before
+        assert_fresh(cache)
+
+
+def test_filters_made_in_inference_mode_work() -> None:
+    with torch.inference_mode():
+        model = tiny()
+        ids = words(2, 20)
+        assert torch.equal(model(ids).pooler_output, model(ids).pooler_output)
+
+
+@torch.no_grad()
+def test_a_change_of_mode_forgets_spectra() -> None:
+    """Averaged weights are often swapped in through .data, which no counter sees, and then the model is evaluated."""
+    model, ids = tiny(), words(2, 20)
+    before = model(ids).pooler_output
+    model.encoder.layer[0].attention.filter_fn.bias.data.add_(1)
+    changed = model.eval()(ids).pooler_output
+    assert not torch.equal(changed, before)
+    model.encoder.layer[0].attention.filter_fn2.bias.data.add_(1)
+    assert not torch.equal(model.train().eval()(ids).pooler_output, changed)
+
+
+@torch.no_grad()
+def test_the_model_keeps_spectra_and_copies_start_without() -> None:
+    model, ids = tiny(), words(2, 20)
+    caches = [c for layer in model.encoder.layer for c in (layer.attention._spectrum, layer.attention._spectrum2)]
+    with torch.enable_grad():
+        uncached = model(ids).last_hidden_state
+    assert [len(c._kept) for c in caches] == [0] * 4
+    assert torch.equal(model(ids).last_hidden_state, uncached)
+    assert [len(c._kept) for c in caches] == [1] * 4
+    assert torch.equal(model(ids).last_hidden_state, uncached)
+    twin = copy.deepcopy(model)
+    assert not twin.encoder.layer[0].attention._spectrum._kept
+    assert twin.encoder.layer[0].attention._spectrum.filter is twin.encoder.layer[0].attention.filter_fn
+    assert torch.equal(twin(ids).last_hidden_state, uncached)
+    torch.save(model, io.BytesIO())
+    model.encoder.layer[0].attention.filter_fn.bias.add_(1)
+    assert not torch.equal(model(ids).last_hidden_state, uncached)
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------
+
+COUNTED = {
+    "m2-bert-80m-128": 80_235_264,
+    "m2-bert-80m-2k": 81_940_224,
+    "m2-bert-80m-8k": 87_396_096,
+    "m2-bert-80m-32k": 109_219_584,
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_published_sizes(name: str) -> None:
+    with torch.device("meta"):
+        model = M2BertModel(M2BertConfig.preset(name))
+    assert sum(p.numel() for p in model.parameters()) == COUNTED[name]
+
+
+@pytest.mark.parametrize(("size", "hidden"), [("80m", 768), ("110m", 960), ("260m", 1536), ("341m", 1792)])
+@pytest.mark.parametrize(("length", "tokens"), [("128", 128), ("2k", 2048), ("8k", 8192), ("32k", 32768)])
+def test_presets(size: str, hidden: int, length: str, tokens: int) -> None:
+    config = M2BertConfig.preset(f"m2-bert-{size}-{length}", pooling="mean")
+    assert (config.hidden_size, config.intermediate_size) == (hidden, 4 * hidden)
+    assert (config.max_position_embeddings, config.num_hidden_layers, config.pooling) == (tokens, 12, "mean")
+
+
+@pytest.mark.parametrize("name", ["", "m2-bert", "m2-bert-80m", "m2-bert-80m-4k", "80m-2k", "m2-bert-90m-2k"])
+def test_unknown_presets_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'name' must be one of .*m2-bert-80m-32k.*, got '{name}'"):
+        M2BertConfig.preset(name)
+
+
+@pytest.mark.parametrize("option", ["pooling", "padding"])
+def test_unknown_options_are_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f"'{option}' must be one of .*, got 'other'"):
+        M2BertConfig(**{option: "other"})
+
+
+# ---- training and precision ------------------------------------------------------------------------------------------
+
+
+def test_masked_language_loss() -> None:
+    """Mean over labelled positions of log(sum(exp(logits))) - logit of the label."""
+    model, ids = lively(M2BertForMaskedLM(tiny_config())), words(2, 12)
+    labels = torch.full((2, 12), -100)
+    labels[0, 3], labels[0, 7], labels[1, 0] = 5, 0, 99
+    out = model(ids, labels=labels)
+    logits = out.logits.double()
+    terms = [logits[b, t].exp().sum().log() - logits[b, t, labels[b, t]] for b, t in ((0, 3), (0, 7), (1, 0))]
+    assert out.loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+    assert model(ids).loss is None
+    hidden = model.LayerNorm(model.act(model.dense(model.bert(ids)[0])))
+    table = model.bert.embeddings.word_embeddings.weight
+    torch.testing.assert_close(out.logits, hidden @ table.T + model.decoder_bias)
+
+
+@pytest.mark.parametrize("variety", VARIETIES)
+def test_gradients_reach_every_parameter(variety: str) -> None:
+    model = M2BertForMaskedLM(tiny_config(**VARIETIES[variety])).train()
+    ids, mask = padded_batch([30, 12], 30)
+    loss = model(ids, mask, labels=ids).loss + model.bert(ids, mask).pooler_output.square().sum()
+    loss.backward()
+    bad = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
+    assert bad == []
+
+
+def test_dropout_is_for_training_only() -> None:
+    model, ids = tiny(), words(2, 20)
+    assert torch.equal(model(ids)[0], model(ids)[0])
+    model.train()
+    assert not torch.equal(model(ids)[0], model(ids)[0])
+
+
+def test_autocast() -> None:
+    model, ids = tiny(), words(2, 40)
+    exact = model(ids).last_hidden_state
+    filter = model.encoder.layer[0].attention.filter_fn
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(ids)
+        assert torch.equal(filter(40)[0], filter(40)[0].float())
+        taps = filter(40)[0]
+    assert out.last_hidden_state.dtype == torch.bfloat16
+    assert relative_error(out.last_hidden_state, exact) < 8 * torch.finfo(torch.bfloat16).eps
+    assert torch.equal(taps, filter(40)[0])  # the filters are made in full precision
+    out.last_hidden_state.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_compiled_model(pooling: str) -> None:
+    """One graph, in evaluation and in training, with the eager results."""
+    torch._dynamo.reset()
+    model = lively(M2BertForMaskedLM(tiny_config(pooling=pooling, hidden_dropout_prob=0.0)))
+    ids, mask = padded_batch([20, 13], 20)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids, mask).logits, model(ids, mask).logits)
+    model.train()
+    gradients = []
+    for call in (compiled, model):
+        model.zero_grad()
+        call(ids, mask, labels=ids).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*gradients)
+
+
+def test_compiled_to_machine_code() -> None:
+    torch._dynamo.reset()
+    model = tiny(num_hidden_layers=1)
+    ids, mask = padded_batch([20, 13], 20)
+    compiled = torch.compile(model, fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids, mask)[0], model(ids, mask)[0])

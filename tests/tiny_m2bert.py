@@ -1,0 +1,46 @@
+"""Small M2-BERT models and inputs for the tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from monarch_ops.m2bert import M2BertConfig, M2BertModel
+
+LONGEST, WORDS = 64, 100
+
+
+def tiny_config(**options) -> M2BertConfig:
+    sizes = {"max_position_embeddings": LONGEST, "vocab_size": WORDS}
+    return M2BertConfig.preset("m2-bert-tiny", **(sizes | options))
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Linear weights of the size that keeps a variance: at the small initial ones the filters hardly matter."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    return model.eval()
+
+
+def tiny(**options) -> M2BertModel:
+    return lively(M2BertModel(tiny_config(**options)))
+
+
+def words(*shape: int) -> Tensor:
+    return torch.randint(1, WORDS, shape)
+
+
+def padded_batch(lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
+    """Ids with random rubbish where the mask says padding, and the mask."""
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    return words(len(lengths), width), mask
+
+
+VARIETIES = {
+    "published": {},
+    "mean": {"pooling": "mean"},
+    "causal": {"bidirectional": False},
+    "plain": {"residual_long_conv": False, "use_glu_mlp": False, "use_monarch_mlp": False},
+    "normalised": {"hyena_training_additions": True, "use_positional_encodings": False, "monarch_mlp_nblocks": 3},
+}

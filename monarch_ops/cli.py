@@ -65,7 +65,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object i
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for what it makes.")] = Path("demo_output"),
     documents: Annotated[Path | None, typer.Option(help="Folder of Python files; default: standard library.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 500,
     held_out: Annotated[int, typer.Option(min=2, help="Modules to search, unseen in training.")] = 100,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU when there is one.")] = None,
     speed: Annotated[bool, typer.Option(help="Print the speed tables at the end.")] = True,

@@ -198,5 +198,7 @@ def test_training_refuses(tokenizer, model, tmp_path):
         Trainer(model, tokenizer, PAIRS).save()
     file = tmp_path / "training.pt"
     Trainer(model, tokenizer, PAIRS, options=OPTIONS, checkpoint=file).save()
-    with pytest.raises(ValueError, match=r"training.pt was written with other options, .*'steps': 12"):
+    with pytest.raises(ValueError, match=r"training.pt was written by another run, .*'steps': 12"):
         Trainer(model, tokenizer, PAIRS, options=TrainingOptions(steps=13), checkpoint=file)
+    with pytest.raises(ValueError, match=r"delete it or train with those options and data"):
+        Trainer(model, tokenizer, PAIRS[1:], options=OPTIONS, checkpoint=file)

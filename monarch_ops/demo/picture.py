@@ -27,12 +27,17 @@ def _losses(axes: Axes, losses: list[float]) -> None:
 
 def _found(axes: Axes, ranks: dict[str, NDArray[np.int64]], ndcg: dict[str, float]) -> None:
     """Share of the queries whose document is among the first k."""
-    for (name, positions), colour in zip(ranks.items(), (OTHER, OURS, THEIRS), strict=True):
+    for (name, positions), colour in zip(ranks.items(), (THEIRS, OURS, OTHER), strict=True):
         count = len(positions)
         share = [(positions < k).mean() for k in range(1, count + 1)]
-        axes.step(range(1, count + 1), share, where="post", color=colour, label=f"{name}: nDCG@10 {ndcg[name]:.3f}")
-    axes.set(title="Queries whose module is among the first k", xlabel="k", xscale="log", ylim=(0, 1.02))
-    axes.legend(frameon=False, loc="lower right")
+        axes.step(
+            range(1, count + 1), share, where="post", color=colour, label=f"{name.split(', ')[-1]}: {ndcg[name]:.3f}"
+        )
+    axes.set(
+        title="Queries whose module is among the first k", xlabel="k", xscale="log", xlim=(1, None), ylim=(0, 1.02)
+    )
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.legend(title="nDCG@10", frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 
 
 def _speed(axes: Axes, rows: list[Row], title: str, theirs: str, ours: str, value: str) -> None:
@@ -41,7 +46,8 @@ def _speed(axes: Axes, rows: list[Row], title: str, theirs: str, ours: str, valu
     for name, seconds, colour in ((theirs, [r.theirs for r in rows], THEIRS), (ours, [r.ours for r in rows], OURS)):
         y = [n / s if per_second else 1e3 * s for n, s in zip(lengths, seconds, strict=True)]
         axes.plot(lengths, y, "o-", color=colour, label=name)
-    axes.set(title=title, xlabel="length", ylabel=value, xscale="log", yscale="log")
+    axes.set(title=title, xlabel="length", ylabel=value, xscale="log")
+    axes.set(**({"ylim": (0, None)} if per_second else {"yscale": "log"}))
     axes.set_xticks(lengths, [str(n) for n in lengths])
     axes.minorticks_off()
     axes.legend(frameon=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class TrainingOptions:
         seed: of the choice of pairs.
     """
 
-    steps: int = 600
+    steps: int = 500
     learning_rate: float = 2e-3
     warmup: int = 30
     weight_decay: float = 0.01
@@ -100,6 +101,9 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
+        # a checkpoint of another run is not continued
+        data = [self.short.pairs, self.long.pairs if self.long else []]
+        self._run = asdict(options) | {"data": zlib.crc32(repr(data).encode())}
         self.losses: list[float] = []
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
@@ -139,7 +143,7 @@ class Trainer:
         if self.checkpoint is None:
             raise ValueError("Trainer.save: the trainer was made without argument 'checkpoint'")
         state = {
-            "options": asdict(self.options),
+            "run": self._run,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
@@ -150,10 +154,10 @@ class Trainer:
 
     def _load(self, file: Path) -> None:
         state: dict[str, Any] = torch.load(file, map_location=self.model.device)
-        if state["options"] != asdict(self.options):
+        if state["run"] != self._run:
             raise ValueError(
-                f"Trainer: the checkpoint {file} was written with other options, {state['options']}; "
-                f"delete it or train with those, got {asdict(self.options)}"
+                f"Trainer: the checkpoint {file} was written by another run, {state['run']}; "
+                f"delete it or train with those options and data, got {self._run}"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +75,20 @@ def mixer_reference(
     return reference.m2_mixer(a, u, short_weight, short_bias, {"k": k, "k_rev": k_rev, "skip": skip}, rest, lengths)
 
 
+# ---- products of rows as long convolutions have them: tensors of the case are (..., features, L) --------------------
+
+
+def of_rows(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function, on transposed tensors."""
+
+    def call(x: Tensor, *, residual: Tensor | None = None, **others: Any) -> Tensor:
+        if residual is not None:
+            others["residual"] = residual.transpose(-2, -1)
+        return function(x.transpose(-2, -1), **others)
+
+    return call
+
+
 @dataclass(frozen=True)
 class Op:
     """How to call an op and its reference, and the kernel family whose variants it can be forced to."""
@@ -88,9 +103,11 @@ OPS = {
     "prepared_conv": Op(prepared_conv, reference.fft_conv, "fft_conv"),
     "m2_mixer": Op(mixer, mixer_reference, "fft_conv"),
     "depthwise_conv1d": Op(mo.depthwise_conv1d, reference.depthwise_conv1d, "depthwise_conv1d"),
-    "blockdiag_matmul": Op(mo.blockdiag_matmul, reference.blockdiag_matmul),
+    "blockdiag_matmul": Op(mo.blockdiag_matmul, reference.blockdiag_matmul, "mlp"),
+    "blockdiag_matmul_of_rows": Op(of_rows(mo.blockdiag_matmul), of_rows(reference.blockdiag_matmul), "mlp"),
     "monarch_matmul": Op(mo.monarch_matmul, reference.monarch_matmul),
     "blockdiag_glu_mlp": Op(mo.blockdiag_glu_mlp, reference.blockdiag_glu_mlp, "mlp"),
+    "blockdiag_glu_mlp_of_rows": Op(of_rows(mo.blockdiag_glu_mlp), of_rows(reference.blockdiag_glu_mlp), "mlp"),
 }
 
 
@@ -153,6 +170,12 @@ def _mlp(label: str, lead: tuple[int, ...], blocks: int, features: int, inner: i
     return Case("blockdiag_glu_mlp", label, shapes, {"eps": 1e-5})
 
 
+def _of_rows(case: Case) -> Case:
+    """The same case with features before positions."""
+    turned = {n: (*s[:-2], s[-1], s[-2]) if n in ("x", "residual") else s for n, s in case.shapes.items()}
+    return Case(f"{case.op}_of_rows", case.label, turned, case.options)
+
+
 # Small: also differentiated numerically (gradcheck), so a few dozen elements at most.
 SMALL: list[Case] = [
     *_conv("one", (1, 1, 1)),
@@ -180,6 +203,11 @@ SMALL: list[Case] = [
     _mlp("full", (2, 3), 2, 4, 4, "bias residual norm"),
     _mlp("plain", (3,), 2, 4, 6, ""),
     _mlp("residual", (3,), 1, 4, 4, "bias residual"),
+    _mlp("one-tile", (1, 17), 1, 3, 2, "bias residual norm"),
+    _of_rows(_mlp("rows", (2, 3), 2, 4, 4, "bias residual norm")),
+    _of_rows(_mlp("one-tile", (1, 17), 1, 2, 2, "bias")),
+    _of_rows(Case("blockdiag_matmul", "rows", {"x": (2, 3, 8), "weight": (4, 3, 2), "bias": (12,)})),
+    _of_rows(Case("blockdiag_matmul", "one-tile", {"x": (1, 18, 4), "weight": (2, 1, 2)})),
 ]
 
 # Larger: values and first derivatives on every dtype and kernel variant.
@@ -202,10 +230,16 @@ LARGE: list[Case] = [
     _depthwise("blh", (2, 300, 37), 4, layout="blh", activation="silu"),
     _depthwise("pad-9", (1, 20, 50), 5, padding=9),
     Case("blockdiag_matmul", "m2bert", {"x": (2, 50, 96), "weight": (4, 48, 24), "bias": (192,)}),
+    Case("blockdiag_matmul", "tiles", {"x": (150, 39), "weight": (3, 205, 13)}),
+    _of_rows(Case("blockdiag_matmul", "tiles", {"x": (2, 75, 96), "weight": (4, 48, 24), "bias": (192,)})),
+    _of_rows(Case("blockdiag_matmul", "deep", {"x": (1, 33, 500), "weight": (1, 25, 500), "bias": (25,)})),
     Case("monarch_matmul", "n64", {"x": (2, 30, 64), "w1": (8, 8, 8), "w2": (8, 8, 8), "bias": (64,)}),
     Case("monarch_matmul", "expand", {"x": (40, 24), "w1": (4, 12, 6), "w2": (6, 10, 8)}),
     _mlp("m2bert", (2, 40), 4, 96, 192, "bias residual norm"),
     _mlp("odd", (37,), 3, 33, 45, "bias norm"),
+    _mlp("tiles", (150,), 3, 30, 66, "residual norm"),
+    _of_rows(_mlp("tiles", (2, 75), 3, 30, 66, "bias residual norm")),
+    _of_rows(_mlp("plain", (3, 20), 2, 24, 50, "")),
 ]
 
 

@@ -135,6 +135,13 @@ def test_strides(case: Case) -> None:
         torch.testing.assert_close(call(case, strided), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", [c for c in SMALL + LARGE if c.op.endswith("_of_rows")], ids=str)
+def test_products_keep_the_layout(case: Case, dtype: torch.dtype) -> None:
+    y = call(case, case.tensors(dtype))
+    assert y.transpose(-2, -1).is_contiguous()
+
+
 def test_empty_batches() -> None:
     for case in SMALL:
         if case.op in ("fft_conv", "prepared_conv") and "lengths" not in case.options:

@@ -112,4 +112,35 @@ struct ResidualNormArgs {
   double eps;
 };
 
+// Matrices (batch, positions, features), everything in the compute type; position_stride or feature_stride is 1.
+struct Matrix {
+  void* data = nullptr;
+  int64_t batch_stride = 0, position_stride = 0, feature_stride = 0;
+};
+
+// Block-diagonal weight (blocks, q, p): p features in, q out, of every block.
+struct BlockWeight {
+  int64_t blocks, q, p;
+  const void* data;
+};
+
+// y = weight x + bias
+struct BlockMatmulArgs {
+  int64_t positions;  // of one matrix of the batch
+  Matrix x, y;
+  BlockWeight weight;
+  const void* bias;  // or null
+};
+
+// z = w_out glu(w_in x) + bias + residual; y = LayerNorm(z) * norm_weight + norm_bias, or z without a norm_weight.
+struct GluMlpArgs {
+  int64_t positions;
+  Matrix x, residual, y;  // residual.data may be null
+  BlockWeight in, out;
+  const void* bias;         // or null
+  const void* norm_weight;  // or null
+  const void* norm_bias;    // null together with norm_weight
+  double eps;
+};
+
 }  // namespace monarch

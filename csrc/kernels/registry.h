@@ -39,6 +39,9 @@ struct MlpKernels {
   VariantInfo info;
   Kernel<GluArgs> glu;                     // tasks: rows
   Kernel<ResidualNormArgs> residual_norm;  // tasks: rows
+  // Both or neither; a matrix library does without. Tasks: positions of the whole batch.
+  Kernel<BlockMatmulArgs> block_matmul = nullptr;
+  Kernel<GluMlpArgs> whole = nullptr;
 };
 
 // The C++ type behind a compute type, for the instantiations.

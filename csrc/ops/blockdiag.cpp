@@ -1,5 +1,5 @@
-// Block-diagonal and Monarch matrix products. The arithmetic is the BLAS's: every block is a slice of one strided
-// batched product, read and written in place, without copies.
+// Block-diagonal and Monarch matrix products: by a kernel where there is one, else every block is a slice of a strided
+// batched product of the BLAS, read and written in place, without copies.
 #include "blockdiag.h"
 
 #include "check.h"
@@ -29,9 +29,56 @@ void block_products(const Tensor& x, const Tensor& weight, const OptTensor& bias
   }
 }
 
-Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias) {
+bool channel_major(const Tensor& x) {
+  const int64_t d = x.dim();
+  return d >= 3 && x.size(d - 2) > 1 && x.size(d - 1) > 1 && x.stride(d - 2) == 1 && x.stride(d - 1) >= x.size(d - 2);
+}
+
+Tensor empty_result(const Tensor& x, int64_t features) {
+  Shape shape = with_last(x, features);
+  const size_t d = shape.size();
+  if (!channel_major(x)) return empty(x, shape);
+  std::swap(shape[d - 2], shape[d - 1]);
+  return transpose(empty(x, shape), -2, -1);
+}
+
+Matrices matrices_of(const Tensor& x, bool as_channel_major) {
+  const int64_t d = x.dim(), F = x.size(d - 1);
+  if (as_channel_major) {
+    const int64_t L = x.size(d - 2), B = x.numel() / (F * L);
+    const Tensor t = innermost_contiguous(reshape(transpose(x, -2, -1), Shape{B, F, L}));
+    return {t, {t.data_ptr(), t.stride(0), 1, t.stride(1)}, B, L};
+  }
+  const int64_t M = x.numel() / F;
+  const Tensor t = innermost_contiguous(reshape(x, Shape{M, F}));
+  return {t, {t.data_ptr(), 0, t.stride(0), 1}, 1, M};
+}
+
+namespace {
+
+// With the features of a position far apart: one product per block, batched over the rest.
+void channel_major_products(const Tensor& x, const Tensor& weight, const OptTensor& bias, const Tensor& y) {
+  const int64_t G = weight.size(0), q = weight.size(1), p = weight.size(2);
+  const int64_t L = x.size(x.dim() - 2), B = x.numel() / (G * p * L);
+  Tensor in = reshape(transpose(x, -2, -1), Shape{B, G * p, L}), out = view(transpose(y, -2, -1), Shape{B, G * q, L});
+  Tensor w = weight;
+  for (int64_t g = 0; g < G; ++g) {
+    const Tensor block = aten("aten::expand", "", torch::stable::narrow(w, 0, g, 1), Shape{B, q, p}, false);
+    const Tensor from = torch::stable::narrow(in, 1, g * p, p), to = torch::stable::narrow(out, 1, g * q, q);
+    if (bias) {
+      Tensor b = reshape(*bias, Shape{1, G * q, 1});
+      baddbmm_out(torch::stable::narrow(b, 1, g * q, q), block, from, to);
+    } else {
+      aten("aten::bmm", "out", block, from, to);
+    }
+  }
+}
+
+}  // namespace
+
+Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant) {
   const char* op = "blockdiag_matmul";
-  check_floating(op, "x", x);
+  const Scalar io = check_floating(op, "x", x);
   check_shape(op, "weight", weight, {{"G"}, {"q"}, {"p"}});
   const int64_t G = weight.size(0), q = weight.size(1), p = weight.size(2);
   if (x.dim() < 1 || x.size(x.dim() - 1) != G * p)
@@ -41,10 +88,23 @@ Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias) {
     check_same_dtype(op, name, t, "x", x);
     check_same_device(op, name, t, "x", x);
   }
-  const Tensor y = empty(x, with_last(x, G * q));
+  const Tensor y = empty_result(x, G * q);
   if (y.numel() == 0) return y;
   const int64_t M = y.numel() / (G * q);
-  block_products(reshape(x, Shape{M, G, p}), weight, bias, view(y, Shape{M, G, q}));
+  const bool by_channel = channel_major(x);
+  const auto& kernel =
+      *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
+  if (use_own_products(kernel, io, M, variant >= 0)) {
+    const Matrices in = matrices_of(x, by_channel), out = matrices_of(y, by_channel);
+    const Tensor w = torch::stable::contiguous(weight);
+    const OptTensor b = bias ? OptTensor(torch::stable::contiguous(*bias)) : bias;
+    const BlockMatmulArgs args{in.positions, in.view, out.view, {G, q, p, w.data_ptr()}, data_of(b)};
+    run(kernel.block_matmul, args, M, kFewPositions, x);
+  } else if (by_channel) {
+    channel_major_products(x, weight, bias, y);
+  } else {
+    block_products(reshape(x, Shape{M, G, p}), weight, bias, view(y, Shape{M, G, q}));
+  }
   return y;
 }
 

@@ -8,4 +8,27 @@ namespace monarch {
 // One strided batched product of the BLAS; neither operand nor result needs to be contiguous.
 void block_products(const Tensor& x, const Tensor& weight, const OptTensor& bias, const Tensor& out);
 
+// Whether x (..., L, F) lies in memory as (..., F, L), as the rows of a long convolution do. Results of products with a
+// weight keep the layout of x.
+bool channel_major(const Tensor& x);
+// Uninitialised (..., features) for the result of an op on x, in its layout.
+Tensor empty_result(const Tensor& x, int64_t features);
+
+// x (..., F) as kernels see it: the matrices of a batch, or one matrix of all positions.
+struct Matrices {
+  Tensor owner;  // x, or the copy that its strides made necessary
+  Matrix view;
+  int64_t batch, positions;
+};
+Matrices matrices_of(const Tensor& x, bool as_channel_major);
+
+// Below, the matrix library is faster than a kernel that computes with whole vectors of positions.
+constexpr int64_t kFewPositions = 16;
+// Whether the products of `kernel` are to be used: they need the compute type in memory, and without an instruction set
+// of its own the compiler's vectors lose to the library's.
+inline bool use_own_products(const MlpKernels& kernel, Scalar io, int64_t positions, bool forced) {
+  return kernel.whole && io == compute_scalar(io) && positions >= kFewPositions &&
+         (forced || kernel.info.isa != Isa::generic);
+}
+
 }  // namespace monarch

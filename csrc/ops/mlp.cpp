@@ -1,5 +1,5 @@
-// The M2-BERT MLP: block-diagonal GLU, block-diagonal output, residual and LayerNorm, over tiles of rows whose
-// hidden features stay in cache.
+// The M2-BERT MLP: block-diagonal GLU, block-diagonal output, residual and LayerNorm. One kernel where there is one,
+// else tiles of rows whose hidden features stay in cache go through a matrix library.
 #include "blockdiag.h"
 #include "check.h"
 #include "ops.h"
@@ -48,21 +48,43 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
     if (got != shape) refuse(op, "residual", "have the shape of the result, (..., G'*q')", shape_text(*residual));
   }
 
-  const Tensor y = empty(x, shape);
+  const Tensor y = empty_result(x, features);
   if (y.numel() == 0) return y;
   const auto& kernel =
       *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
   const int64_t rows = y.numel() / features;
-  const int64_t tile = std::clamp<int64_t>(kTileBytes / (hidden * scalar_bytes(io)), 1, rows);
   const ScalarType compute = dtype_of(compute_scalar(io));
-  const Tensor input = torch::stable::reshape(x, Shape{rows, G, p});
-  Tensor output = view(y, Shape{rows, G2, q2});
-  OptTensor rest, weight, bias;
-  if (residual) rest = torch::stable::contiguous(torch::stable::reshape(*residual, Shape{rows, G2, q2}));
+  OptTensor weight, bias;
   if (norm_weight) {
     weight = contiguous_as(*norm_weight, compute);
     bias = norm_bias ? contiguous_as(*norm_bias, compute) : torch::stable::new_zeros(*weight, Shape{features});
   }
+  const bool by_channel = channel_major(x);
+  if (use_own_products(kernel, io, rows, variant >= 0)) {
+    const Matrices in = matrices_of(x, by_channel), out = matrices_of(y, by_channel);
+    std::optional<Matrices> rest;
+    if (residual) rest = matrices_of(*residual, by_channel);
+    const Tensor w1 = torch::stable::contiguous(w_in), w2 = torch::stable::contiguous(w_out);
+    const OptTensor b = b_out ? OptTensor(torch::stable::contiguous(*b_out)) : b_out;
+    const GluMlpArgs args{.positions = in.positions,
+                          .x = in.view,
+                          .residual = rest ? rest->view : Matrix{},
+                          .y = out.view,
+                          .in = {G, q, p, w1.data_ptr()},
+                          .out = {G2, q2, p2, w2.data_ptr()},
+                          .bias = data_of(b),
+                          .norm_weight = data_of(weight),
+                          .norm_bias = data_of(bias),
+                          .eps = eps};
+    run(kernel.whole, args, rows, kFewPositions, x);
+    return y;
+  }
+  const int64_t tile = std::clamp<int64_t>(kTileBytes / (hidden * scalar_bytes(io)), 1, rows);
+  const Tensor input = torch::stable::reshape(x, Shape{rows, G, p});
+  const Tensor result = by_channel ? empty(x, shape) : y;
+  Tensor output = view(result, Shape{rows, G2, q2});
+  OptTensor rest;
+  if (residual) rest = torch::stable::contiguous(torch::stable::reshape(*residual, Shape{rows, G2, q2}));
   const Tensor a = empty(x, {tile, G, q}), h = empty(x, {tile, G2, p2});
   for (int64_t m = 0; m < rows; m += tile) {
     const int64_t n = std::min(tile, rows - m);
@@ -85,6 +107,10 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
                                 .norm_bias = data_of(bias),
                                 .eps = eps};
     run(kernel.residual_norm, args, n, 16, x);
+  }
+  if (by_channel) {
+    Tensor to = y;
+    torch::stable::copy_(to, result);
   }
   return y;
 }

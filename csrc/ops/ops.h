@@ -31,7 +31,7 @@ Tensor depthwise_conv1d(Tensor x, Tensor weight, OptTensor bias, int64_t pad_lef
 Tensor depthwise_conv1d_weight_grad(Tensor grad, Tensor x, int64_t taps, int64_t pad_left, bool channels_last,
                                     int64_t variant);
 
-Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias);
+Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant);
 Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias);
 Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, OptTensor residual,
                          OptTensor norm_weight, OptTensor norm_bias, double eps, int64_t variant);

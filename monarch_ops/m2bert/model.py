@@ -18,7 +18,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
 
 from ..nn import BlockDiagLinear, HyenaFilter
-from ..ops import blockdiag_glu_mlp, m2_mixer
+from ..ops import blockdiag_glu_mlp, blockdiag_matmul, m2_mixer
 from .config import M2BertConfig
 from .filters import SpectrumCache
 
@@ -88,12 +88,11 @@ class M2BertMixer(nn.Module):
         )
 
     def forward(self, u: Tensor, lengths: Tensor | None) -> Tensor:
-        """(B, L, H) -> (B, L, H). Both projections read or write channel-major rows, so nothing is transposed."""
+        """(B, L, H) -> (B, L, H), both transposed (B, H, L): no product on the way changes the layout."""
         if self.layernorm is not None:
             u = self.layernorm(u)
-        B, L, _ = u.shape
-        rows = u.transpose(1, 2)
-        a = torch.baddbmm(self.in_linear.bias[:, None], self.in_linear.weight.expand(B, -1, -1), rows)
+        L, rows = u.shape[1], u.transpose(1, 2).contiguous()
+        a = blockdiag_matmul(rows.transpose(1, 2), self.in_linear.weight[None], self.in_linear.bias).transpose(1, 2)
         residual = None if self._spectrum2 is None else self._spectrum2(L, a.dtype)
         y = m2_mixer(
             a,
@@ -104,7 +103,7 @@ class M2BertMixer(nn.Module):
             residual,
             lengths,
         )
-        return torch.baddbmm(self.out_linear.bias, y.transpose(1, 2), self.out_linear.weight.T.expand(B, -1, -1))
+        return blockdiag_matmul(y.transpose(1, 2), self.out_linear.weight[None], self.out_linear.bias)
 
 
 class M2BertMlp(nn.Module):

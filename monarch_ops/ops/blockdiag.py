@@ -7,27 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._library import OPS
+from .._library import OPS, variant_index
 from ._registration import Tensors, register_autocast, require_tensors
 
 
-def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, variant: str | None = None) -> Tensor:
     """Product with a block-diagonal matrix: ``out_g = x_g @ weight_g^T + bias_g`` for every block g.
 
     Args:
         x: (..., G*p), float32, bfloat16, float16 or float64; any strides.
         weight: (G, q, p), dtype of `x`.
         bias: (G*q,) or None.
+        variant: name of a kernel of :func:`monarch_ops.variants` to force.
 
     Returns:
-        (..., G*q) in the dtype of `x`. Differentiable twice in every argument.
+        (..., G*q) in the dtype of `x`. Differentiable twice in every argument. Where `x` is a transposed (..., G*p, L),
+        so is the result: the layout of the rows of a long convolution is kept, and nothing is copied.
 
     Raises:
         TypeError: an argument is not a tensor.
         ValueError: a shape, dtype or device does not fit; the message names the argument.
     """
     require_tensors("blockdiag_matmul", x=x, weight=weight, bias=bias)
-    return OPS.blockdiag_matmul(x, weight, bias)
+    return OPS.blockdiag_matmul(x, weight, bias, variant_index("mlp", variant, x.dtype))
 
 
 def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -54,9 +56,16 @@ def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None
     return OPS.monarch_matmul(x, w1, w2, bias)
 
 
+def empty_result(x: Tensor, features: int) -> Tensor:
+    """(..., features) uninitialised, in the layout that csrc/ops/blockdiag.cpp gives the result for `x`."""
+    if x.dim() >= 3 and x.shape[-2] > 1 and x.shape[-1] > 1 and x.stride(-2) == 1 and x.stride(-1) >= x.shape[-2]:
+        return x.new_empty((*x.shape[:-2], features, x.shape[-2])).transpose(-2, -1)
+    return x.new_empty((*x.shape[:-1], features))
+
+
 @torch.library.register_fake("monarch_ops::blockdiag_matmul")
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0] * weight.shape[1]))
+def _(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return empty_result(x, weight.shape[0] * weight.shape[1])
 
 
 @torch.library.register_fake("monarch_ops::monarch_matmul")
@@ -79,16 +88,16 @@ def bias_grad(grad: Tensor) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple, output: Any) -> None:
-    x, weight, _ = inputs
+    x, weight, *_ = inputs
     ctx.save_for_backward(x, weight)
 
 
 def _backward(ctx: Any, grad: Tensor) -> Tensors:
     x, weight = ctx.saved_tensors
-    need_x, need_weight, need_bias = ctx.needs_input_grad
-    dx = OPS.blockdiag_matmul(grad, weight.transpose(1, 2), None) if need_x else None
+    need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+    dx = OPS.blockdiag_matmul(grad, weight.transpose(1, 2), None, -1) if need_x else None
     dw = block_weight_grad(grad, x, weight.shape[0]) if need_weight else None
-    return dx, dw, bias_grad(grad) if need_bias else None
+    return dx, dw, bias_grad(grad) if need_bias else None, None
 
 
 def _save_monarch(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -104,12 +113,14 @@ def _monarch_backward(ctx: Any, grad: Tensor) -> Tensors:
     by_block = grad.unflatten(-1, (rows, blocks)).transpose(-1, -2).flatten(-2)
     dw2 = dw1 = dx = None
     if need_w2:
-        middle = OPS.blockdiag_matmul(x, w1, None).unflatten(-1, (w2.shape[2], blocks)).transpose(-1, -2).flatten(-2)
+        middle = (
+            OPS.blockdiag_matmul(x, w1, None, -1).unflatten(-1, (w2.shape[2], blocks)).transpose(-1, -2).flatten(-2)
+        )
         dw2 = block_weight_grad(by_block, middle, blocks)
     if need_x or need_w1:
-        d_middle = OPS.blockdiag_matmul(by_block, w2.transpose(1, 2), None)
+        d_middle = OPS.blockdiag_matmul(by_block, w2.transpose(1, 2), None, -1)
         d_first = d_middle.unflatten(-1, (blocks, w2.shape[2])).transpose(-1, -2).flatten(-2)
-        dx = OPS.blockdiag_matmul(d_first, w1.transpose(1, 2), None) if need_x else None
+        dx = OPS.blockdiag_matmul(d_first, w1.transpose(1, 2), None, -1) if need_x else None
         dw1 = block_weight_grad(d_first, x, w1.shape[0]) if need_w1 else None
     return dx, dw1, dw2, bias_grad(grad) if need_bias else None
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._library import OPS, variant_index
 from ._registration import Tensors, register_autocast, require_tensors
-from .blockdiag import bias_grad, block_weight_grad
+from .blockdiag import bias_grad, block_weight_grad, empty_result
 
 
 def blockdiag_glu_mlp(
@@ -40,7 +40,8 @@ def blockdiag_glu_mlp(
         variant: name of a kernel of :func:`monarch_ops.variants` to force.
 
     Returns:
-        (..., G'*q') in the dtype of `x`. Differentiable twice in every tensor.
+        (..., G'*q') in the dtype of `x` and, as for :func:`blockdiag_matmul`, in its layout. Differentiable twice in
+        every tensor.
 
     Raises:
         TypeError: an argument is not a tensor.
@@ -56,7 +57,7 @@ def blockdiag_glu_mlp(
 
 @torch.library.register_fake("monarch_ops::blockdiag_glu_mlp")
 def _(x: Tensor, w_in: Tensor, w_out: Tensor, *_: Any) -> Tensor:
-    return x.new_empty((*x.shape[:-1], w_out.shape[0] * w_out.shape[1]))
+    return empty_result(x, w_out.shape[0] * w_out.shape[1])
 
 
 # ---- autograd: everything inside is computed again, nothing is kept --------------------------------------------------
@@ -83,12 +84,12 @@ def _norm_backward(
 def _backward(ctx: Any, grad: Tensor) -> Tensors:
     x, w_in, w_out, b_out, residual, norm_weight, norm_bias = ctx.saved_tensors
     need = ctx.needs_input_grad
-    gate, value = OPS.blockdiag_matmul(x, w_in, None).chunk(2, -1)
+    gate, value = OPS.blockdiag_matmul(x, w_in, None, -1).chunk(2, -1)
     act = torch.nn.functional.gelu(gate)
     hidden = act * value
     d_weight = d_bias = None
     if norm_weight is not None:
-        y = OPS.blockdiag_matmul(hidden, w_out, b_out)
+        y = OPS.blockdiag_matmul(hidden, w_out, b_out, -1)
         y = y if residual is None else y + residual
         grad, d_weight, d_bias = _norm_backward(grad, y, norm_weight, norm_bias, ctx.eps, need[5:7])
     d_out = block_weight_grad(grad, hidden, w_out.shape[0]) if need[2] else None
@@ -96,10 +97,10 @@ def _backward(ctx: Any, grad: Tensor) -> Tensors:
     d_residual = grad if need[4] else None
     dx = d_in = None
     if need[0] or need[1]:
-        d_hidden = OPS.blockdiag_matmul(grad, w_out.transpose(1, 2), None)
+        d_hidden = OPS.blockdiag_matmul(grad, w_out.transpose(1, 2), None, -1)
         d_gate = torch.ops.aten.gelu_backward(d_hidden * value, gate)
         da = torch.cat([d_gate, d_hidden * act], -1)
-        dx = OPS.blockdiag_matmul(da, w_in.transpose(1, 2), None) if need[0] else None
+        dx = OPS.blockdiag_matmul(da, w_in.transpose(1, 2), None, -1) if need[0] else None
         d_in = block_weight_grad(da, x, w_in.shape[0]) if need[1] else None
     return dx, d_in, d_out, db_out, d_residual, d_weight, d_bias, None, None
 

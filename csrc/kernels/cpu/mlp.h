@@ -1,87 +1,141 @@
-// The element-wise halves of the M2-BERT MLP: gated GELU, and LayerNorm of a sum. The matrix products around
-// them belong to the BLAS. Limiting resource: cache bandwidth; the caller hands in tiles that fit.
+// Block-diagonal products, and the M2-BERT MLP in one pass: both products, the gated GELU between them, residual and
+// LayerNorm. Limiting resource: multiply-adds. What a tile of positions needs (features, hidden features of one output
+// block, results) stays in the second-level cache.
 #pragma once
 
-#include "../args.h"
-#include "../registry.h"
-#include "scratch.h"
-#include "vmath.h"
+#include "mlp_rows.h"
+#include "panels.h"
 
 namespace monarch {
 namespace {
 
 template <class T>
-struct Mlp {
-  static constexpr int W = kLanes<T>;
-  using V = Vec<T, W>;
+struct Mlp : Panels<T> {
+  using Panels<T>::W, Panels<T>::kPanel, Panels<T>::kTile;
+  using P = Panels<T>;
+  using V = typename P::V;
 
-  template <class Io>
-  static void glu_rows(const GluArgs& g, const Exec& exec) {
-    for (int64_t m = exec.begin; m < exec.end; ++m) {
-      const Io* a = static_cast<const Io*>(g.a) + m * 2 * g.inner;
-      Io* h = static_cast<Io*>(g.h) + m * g.inner;
-      for (int64_t j = 0; j < g.inner; j += W) {
-        const int64_t n = g.inner - j;
-        store_upto<W>(h + j, vgelu<T, W>(load_upto<W>(a + j, n)) * load_upto<W>(a + g.inner + j, n), n);
+  static const char* block_matmul(const BlockMatmulArgs& g, const Exec& exec) {
+    constexpr int64_t kChunk = 192;  // output features at a time: whole parts of kRows, whole vectors to turn back
+    const auto& [blocks, q, p, weights] = g.weight;
+    Scratch<T> x(kTile * blocks * p), y(kTile * kChunk);
+    const T* const bias = static_cast<const T*>(g.bias);
+    P::for_tiles(g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
+      P::pack(g.x, batch, m, n, blocks * p, x.get());
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t i = 0; i < q; i += kChunk) {
+          const int64_t size = q - i < kChunk ? q - i : kChunk, first = block * q + i;
+          const T* const weight = static_cast<const T*>(weights) + first * p;
+          products(weight, p, size, bias ? bias + first : nullptr, x.get() + block * p * kPanel, blocks * p,
+                   P::count(n), y.get(), size, false);
+          P::unpack(y.get(), g.y, batch, m, n, first, size);
+        }
+    });
+    return nullptr;
+  }
+
+  static const char* whole(const GluMlpArgs& g, const Exec& exec) {
+    const int64_t wide = g.in.blocks * g.in.p, features = g.out.blocks * g.out.q;
+    Scratch<T> x(kTile * wide), h(kTile * g.out.p), y(kTile * features);
+    P::for_tiles(g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
+      const int64_t panels = P::count(n);
+      P::pack(g.x, batch, m, n, wide, x.get());
+      if (g.residual.data) P::pack(g.residual, batch, m, n, features, y.get());
+      for (int64_t block = 0; block < g.out.blocks; ++block) {
+        const int64_t first = block * g.out.q;
+        hidden(g, x.get(), panels, block * g.out.p, g.out.p, h.get());
+        products(static_cast<const T*>(g.out.data) + first * g.out.p, g.out.p, g.out.q,
+                 g.bias ? static_cast<const T*>(g.bias) + first : nullptr, h.get(), g.out.p, panels,
+                 y.get() + first * kPanel, features, g.residual.data != nullptr);
       }
+      if (g.norm_weight)
+        for (int64_t i = 0; i < n; i += W)
+          normalise(g, features, y.get() + i / kPanel * kPanel * features + i % kPanel);
+      P::unpack(y.get(), g.y, batch, m, n, 0, features);
+    });
+    return nullptr;
+  }
+
+ private:
+  // y[i] = w[i] x + bias[i], plus y[i] itself when adding; x_features and y_features apart from panel to panel.
+  static void products(const T* w, int64_t K, int64_t rows, const T* bias, const T* x, int64_t x_features,
+                       int64_t panels, T* y, int64_t y_features, bool add) {
+    P::in_parts(rows, [&](int64_t i, auto part) {
+      constexpr int R = decltype(part)::value;
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        V sums[R][2];
+        P::template product<R>(w + i * K, K, x + panel * x_features * kPanel, sums);
+        T* const to = y + (panel * y_features + i) * kPanel;
+        for (int r = 0; r < R; ++r)
+          for (int v = 0; v < 2; ++v) {
+            T* const place = to + r * kPanel + v * W;
+            if (bias) sums[r][v] = sums[r][v] + bias[i + r];
+            store<W>(place, add ? sums[r][v] + load<W>(place) : sums[r][v]);
+          }
+      }
+    });
+  }
+
+  // h[j] = gelu(a[begin + j]) * a[inner + begin + j] for count hidden features, a = w_in x.
+  static void hidden(const GluMlpArgs& g, const T* x, int64_t panels, int64_t begin, int64_t count, T* h) {
+    const int64_t p = g.in.p, q = g.in.q, inner = g.in.blocks * q / 2, features = g.in.blocks * p;
+    const T* const weight = static_cast<const T*>(g.in.data);
+    for (int64_t j = begin, n; j < begin + count; j += n) {
+      const int64_t gate = j, value = inner + j;  // rows of w_in; neither run may leave its block
+      n = begin + count - j;
+      n = n < q - gate % q ? n : q - gate % q;
+      n = n < q - value % q ? n : q - value % q;
+      P::in_parts(n, [&](int64_t i, auto part) {
+        constexpr int R = decltype(part)::value;
+        for (int64_t panel = 0; panel < panels; ++panel) {
+          const T* const from = x + panel * features * kPanel;
+          T* const to = h + (panel * count + j - begin + i) * kPanel;
+          V sums[R][2];
+          P::template product<R>(weight + (gate + i) * p, p, from + gate / q * p * kPanel, sums);
+          for (int r = 0; r < R; ++r)
+            for (int v = 0; v < 2; ++v) store<W>(to + r * kPanel + v * W, vgelu<T, W>(sums[r][v]));
+          P::template product<R>(weight + (value + i) * p, p, from + value / q * p * kPanel, sums);
+          for (int r = 0; r < R; ++r)
+            for (int v = 0; v < 2; ++v) {
+              T* const place = to + r * kPanel + v * W;
+              store<W>(place, sums[r][v] * load<W>(place));
+            }
+        }
+      });
     }
   }
 
-  static const char* glu(const GluArgs& g, const Exec& exec) {
-    return with_io<T>(g.io, [&](auto io) { glu_rows<typename decltype(io)::type>(g, exec); });
-  }
-
-  static MONARCH_INLINE T sum(V v) {
-    T total = 0;
-    for (int i = 0; i < W; ++i) total += v[i];
+  // f(0) + ... + f(n - 1), in groups, so that rounding errors stay small
+  template <class F>
+  static MONARCH_INLINE V sum_over(int64_t n, F f) {
+    V total{};
+    for (int64_t begin = 0; begin < n; begin += 32) {
+      V part{};
+      for (int64_t j = begin; j < n && j < begin + 32; ++j) part = part + f(j);
+      total = total + part;
+    }
     return total;
   }
 
-  template <class Io>
-  static void norm_rows(const ResidualNormArgs& a, const Exec& exec) {
-    const int64_t F = a.features;
-    Scratch<T> buffer(F);
-    T* const z = buffer.get();
-    for (int64_t m = exec.begin; m < exec.end; ++m) {
-      const Io* y = static_cast<const Io*>(a.y) + m * F;
-      const Io* residual = a.residual ? static_cast<const Io*>(a.residual) + m * F : nullptr;
-      Io* out = static_cast<Io*>(a.out) + m * F;
-      V total{};
-      for (int64_t j = 0; j < F; j += W) {
-        V v = load_upto<W>(y + j, F - j);
-        if (residual) v = v + load_upto<W>(residual + j, F - j);
-        store_upto<W>(z + j, v, F - j);
-        total = total + v;
-      }
-      if (!a.norm_weight) {
-        for (int64_t j = 0; j < F; j += W) store_upto<W>(out + j, load_upto<W>(z + j, F - j), F - j);
-        continue;
-      }
-      const T mean = sum(total) / T(F);
-      V squares{};
-      for (int64_t j = 0; j < F; j += W) {
-        V v = load_upto<W>(z + j, F - j) - mean;
-        for (int64_t i = F - j; i < W; ++i) v[i] = T(0);
-        squares = squares + v * v;
-      }
-      const T scale = T(1) / T(::sqrt(double(sum(squares) / T(F)) + a.eps));
-      for (int64_t j = 0; j < F; j += W) {
-        const int64_t n = F - j;
-        const V weight = load_upto<W>(static_cast<const T*>(a.norm_weight) + j, n);
-        const V bias = load_upto<W>(static_cast<const T*>(a.norm_bias) + j, n);
-        store_upto<W>(out + j, (load_upto<W>(z + j, n) - mean) * scale * weight + bias, n);
-      }
-    }
-  }
-
-  static const char* residual_norm(const ResidualNormArgs& a, const Exec& exec) {
-    return with_io<T>(a.io, [&](auto io) { norm_rows<typename decltype(io)::type>(a, exec); });
+  // LayerNorm over the features of W positions.
+  static void normalise(const GluMlpArgs& g, int64_t features, T* y) {
+    const V mean = sum_over(features, [&](int64_t j) { return load<W>(y + j * kPanel); }) / T(features);
+    const V squares = sum_over(features, [&](int64_t j) {
+      const V d = load<W>(y + j * kPanel) - mean;
+      return d * d;
+    });
+    V scale;
+    for (int i = 0; i < W; ++i) scale[i] = T(1) / T(::sqrt(double(squares[i] / T(features)) + g.eps));
+    const T* const weight = static_cast<const T*>(g.norm_weight);
+    const T* const bias = static_cast<const T*>(g.norm_bias);
+    for (int64_t j = 0; j < features; ++j)
+      store<W>(y + j * kPanel, (load<W>(y + j * kPanel) - mean) * scale * weight[j] + bias[j]);
   }
 };
 
 template <class T>
 constexpr MlpKernels mlp_kernels(VariantInfo info) {
-  return {info, &Mlp<T>::glu, &Mlp<T>::residual_norm};
+  return {info, &MlpRows<T>::glu, &MlpRows<T>::residual_norm, &Mlp<T>::block_matmul, &Mlp<T>::whole};
 }
 
 }  // namespace

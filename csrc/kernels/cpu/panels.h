@@ -1,0 +1,124 @@
+// Products of weights with panels: a few rows turned so that positions lie in lanes and features follow each other.
+// Then every weight is a scalar that meets whole vectors of positions, weights are read in the order they are stored
+// in, and a result is the next product's operand: nothing is packed but the rows themselves.
+#pragma once
+
+#include "../args.h"
+#include "simd.h"
+
+namespace monarch {
+namespace {
+
+template <class T>
+struct Panels {
+  static constexpr int W = kLanes<T>;
+  using V = Vec<T, W>;
+  // kRows * 2 vectors of sums stay in registers, beside two of positions and a weight.
+#if defined(__AVX512F__) || defined(__aarch64__)
+  static constexpr int kRows = 12;
+#else
+  static constexpr int kRows = 6;
+#endif
+  static constexpr int kStretch = 192;           // products that are summed in one register
+  static constexpr int kPanel = 2 * W;           // positions that are computed together
+  static constexpr int kTile = 256 / sizeof(T);  // positions that share one pass over the weights
+
+  static MONARCH_INLINE int64_t count(int64_t positions) { return (positions + kPanel - 1) / kPanel; }
+
+  // sums[r] = sum_k w[r, k] * x[k], for the positions of a panel; in stretches, so that rounding errors stay small.
+  template <int R>
+  static MONARCH_INLINE void product(const T* w, int64_t K, const T* x, V (&sums)[R][2]) {
+    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = V{};
+    for (int64_t begin = 0; begin < K; begin += kStretch) {
+      const int64_t end = begin + kStretch < K ? begin + kStretch : K;
+      V part[R][2] = {};
+      for (int64_t k = begin; k < end; ++k) {
+        const V x0 = load<W>(x + k * kPanel), x1 = load<W>(x + k * kPanel + W);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+          const V weight = w[r * K + k] - V{};  // plain broadcast: x - 0 is x, 0 + x is not
+          part[r][0] += weight * x0;
+          part[r][1] += weight * x1;
+        }
+      }
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < 2; ++v) sums[r][v] = sums[r][v] + part[r][v];
+    }
+  }
+
+  // Calls f with the number of rows, as a constant, of each part that [0, n) is cut into.
+  template <class F>
+  static MONARCH_INLINE void in_parts(int64_t n, F f) {
+    int64_t i = 0;
+    for (; i + kRows <= n; i += kRows) f(i, std::integral_constant<int, kRows>());
+    for (; i + 3 <= n; i += 3) f(i, std::integral_constant<int, 3>());
+    for (; i < n; ++i) f(i, std::integral_constant<int, 1>());
+  }
+
+  // Features [0, features) of positions [m, m + n) to panels (features, kPanel); missing positions are zero.
+  static void pack(const Matrix& x, int64_t batch, int64_t m, int64_t n, int64_t features, T* panels) {
+    const T* const from = static_cast<const T*>(x.data) + batch * x.batch_stride + m * x.position_stride;
+    for (int64_t i = 0; i < count(n) * kPanel; i += W) {
+      T* const to = panels + i / kPanel * kPanel * features + i % kPanel;
+      if (x.position_stride == 1) {
+        for (int64_t j = 0; j < features; ++j)
+          store<W>(to + j * kPanel, load_upto<W>(from + j * x.feature_stride + i, n - i));
+        continue;
+      }
+      for (int64_t j = 0; j < features; j += W) {
+        V v[W];
+        for (int r = 0; r < W; ++r)
+          v[r] = i + r < n ? load_upto<W>(from + (i + r) * x.position_stride + j, features - j) : V{};
+        transpose(v);
+        for (int r = 0; r < W && j + r < features; ++r) store<W>(to + (j + r) * kPanel, v[r]);
+      }
+    }
+  }
+
+  // Back, to features [first, first + features).
+  static void unpack(const T* panels, const Matrix& y, int64_t batch, int64_t m, int64_t n, int64_t first,
+                     int64_t features) {
+    T* const to = static_cast<T*>(y.data) + batch * y.batch_stride + m * y.position_stride + first * y.feature_stride;
+    for (int64_t i = 0; i < n; i += W) {
+      const T* const from = panels + i / kPanel * kPanel * features + i % kPanel;
+      if (y.position_stride == 1) {
+        for (int64_t j = 0; j < features; ++j)
+          store_upto<W>(to + j * y.feature_stride + i, load<W>(from + j * kPanel), n - i);
+        continue;
+      }
+      for (int64_t j = 0; j < features; j += W) {
+        V v[W];
+        for (int r = 0; r < W; ++r) v[r] = j + r < features ? load<W>(from + (j + r) * kPanel) : V{};
+        transpose(v);
+        for (int r = 0; r < W && i + r < n; ++r)
+          store_upto<W>(to + (i + r) * y.position_stride + j, v[r], features - j);
+      }
+    }
+  }
+
+  // Calls f(batch, first position, how many) for every tile of the flattened positions [begin, end).
+  template <class F>
+  static MONARCH_INLINE void for_tiles(int64_t positions, int64_t begin, int64_t end, F f) {
+    for (int64_t at = begin, n; at < end; at += n) {
+      const int64_t m = at % positions;
+      n = end - at < kTile ? end - at : kTile;
+      n = n < positions - m ? n : positions - m;
+      f(at / positions, m, n);
+    }
+  }
+
+ private:
+  static MONARCH_INLINE void transpose(V (&v)[W]) { transpose_stages<1>(v); }
+  template <int Chunk>
+  static MONARCH_INLINE void transpose_stages(V (&v)[W]) {
+    if constexpr (Chunk < W) {
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i)
+        if (i / Chunk % 2 == 0) exchange<W, Chunk>(v[i], v[i + Chunk]);
+      transpose_stages<2 * Chunk>(v);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace monarch

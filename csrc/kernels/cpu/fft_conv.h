@@ -20,6 +20,8 @@ struct FftConv {
   using E = Engine<T, W>;
   using V = typename E::V;
   using C = typename E::C;
+  static constexpr int64_t kAheadBytes = 64
+                                         << 10;  // longest row that is brought into cache while another is transformed
 
   // ---- sources and sinks of a row: position -> W elements ---------------------------------------------------
 
@@ -56,10 +58,26 @@ struct FftConv {
       for (int q = 0; q < count; ++q) E::store_block(out + at + q * E::kBlock, x[q]);
     }
   };
+  // What is about to be read or written, brought into cache a piece per codelet. Rows lie far apart, and the hardware
+  // starts anew at each.
+  struct Ahead {
+    static constexpr int kStreams = 4;
+    const char* stream[kStreams] = {};
+    int64_t bytes_per_scalar = 0;  // of a stream, for a scalar of the bins
+    MONARCH_INLINE void operator()(int64_t at, int count) const {
+      const int64_t begin = at * bytes_per_scalar / 2, end = (at + count * E::kBlock) * bytes_per_scalar / 2;
+#pragma GCC unroll 4
+      for (int i = 0; i < kStreams; ++i)
+        if (stream[i])
+          for (int64_t byte = begin; byte < end; byte += 64) __builtin_prefetch(stream[i] + byte);
+    }
+  };
   struct MultiplyBins {
     static constexpr bool kForward = true, kInverse = true;
     const T* filter;
+    Ahead ahead = {};
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
+      ahead(at, count);
 #pragma GCC unroll 8
       for (int q = 0; q < count; ++q) x[q] = mul(x[q], E::load_block(filter + at + q * E::kBlock));
     }
@@ -177,7 +195,16 @@ struct FftConv {
       const int64_t valid = valid_length(a.lengths, b, a.seqlen);
       Io* y = row<Io>(a.y, b, h);
       E::root_forward(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid}, w, tree);
-      E::children(w, tree, MultiplyBins{filter});
+      Ahead ahead;
+      if (task + 1 < exec.end && a.seqlen * int64_t(sizeof(Io)) <= kAheadBytes) {
+        const int64_t h1 = (task + 1) / a.batch, b1 = (task + 1) % a.batch;
+        ahead.bytes_per_scalar = sizeof(Io);
+        ahead.stream[0] = reinterpret_cast<const char*>(row<Io>(a.u, b1, h1));
+        ahead.stream[1] = reinterpret_cast<const char*>(row<Io>(a.pre_gate, b1, h1));
+        ahead.stream[2] = reinterpret_cast<const char*>(row<Io>(a.post_gate, b1, h1));
+        ahead.stream[3] = reinterpret_cast<const char*>(y);
+      }
+      E::children(w, tree, MultiplyBins{filter, ahead});
       E::root_inverse(w, GatedSink<Io>{y, row<Io>(a.post_gate, b, h), valid}, tree);
       zero_tail(y, valid, a.seqlen);
     }

@@ -1,36 +1,55 @@
-"""Causal long convolution with skip, forward, filters included, against real FFTs of twice the length."""
+"""Long convolution, forward, against real FFTs of twice the length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from conftest import synchronize
-from torch import Tensor
 
 import monarch_ops as mo
 from monarch_ops.demo.speed import torch_fft_conv
 
-CHANNELS = 768
-IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "monarch_ops": lambda u, k, skip: mo.fft_conv(u, k, skip=skip),
-    "torch.fft": torch_fft_conv,
-}
+SHAPES = [
+    (8, 768, 128),
+    (4, 768, 1024),
+    (1, 768, 4096),
+    (1, 768, 8192),
+    (1, 768, 32768),
+    (1, 64, 262144),
+    (1, 8, 1048576),
+]
 
 
-@pytest.mark.parametrize("length", [512, 2048, 8192, 32768])
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_fft_conv(benchmark, device, length, name):
-    u, k = torch.randn(1, CHANNELS, length, device=device), torch.randn(CHANNELS, length, device=device)
-    k, skip = k / length**0.5, torch.randn(CHANNELS, device=device)
-    benchmark.group = f"fft_conv {device.type} float32 B=1 H={CHANNELS} L={length}"
+def problem(shape: tuple[int, int, int], device: torch.device, count: int) -> list[torch.Tensor]:
+    """`count` rows tensors, then taps and skip weight."""
+    _, H, L = shape
+    rows = [torch.randn(shape, device=device) for _ in range(count)]
+    return [*rows, torch.randn(H, L, device=device) / L**0.5, torch.randn(H, device=device)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_filter_in_every_call(compare, device, shape):
+    u, k, skip = problem(shape, device, 1)
     exact = torch_fft_conv(u.double(), k.double(), skip.double())
+    compare(
+        f"fft_conv {shape}",
+        lambda: mo.fft_conv(u, k, skip=skip),
+        lambda: torch_fft_conv(u, k, skip),
+        "torch.fft",
+        exact,
+    )
 
-    def call() -> Tensor:
-        y = IMPLEMENTATIONS[name](u, k, skip)
-        synchronize(device)
-        return y
 
-    y = benchmark(call)
-    benchmark.extra_info["relative error"] = ((y - exact).norm() / exact.norm()).item()
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_prepared_filter_and_gates(compare, device, shape):
+    u, pre, post, k, skip = problem(shape, device, 3)
+    n = 2 * shape[2]
+    spectrum, ready = torch.fft.rfft(k, n=n), mo.fft_filter(k, shape[2], skip=skip)
+
+    def theirs() -> torch.Tensor:
+        x = u * pre
+        y = torch.fft.irfft(torch.fft.rfft(x, n=n) * spectrum, n=n)[..., : shape[2]]
+        return (y + x * skip[:, None]) * post
+
+    exact = torch_fft_conv((u * pre).double(), k.double(), skip.double()) * post
+    name = f"fft_conv {shape} prepared, gated"
+    compare(name, lambda: mo.fft_conv(u, ready, pre_gate=pre, post_gate=post), theirs, "torch.fft, prepared", exact)

@@ -1,0 +1,55 @@
+"""What the benchmarks compare with: the same results in plain PyTorch, as people write them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from monarch_ops.m2bert.model import M2BertLayer, M2BertModel
+from monarch_ops.nn import HyenaFilter
+
+
+def separate_ops_mlp(
+    x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """The M2-BERT MLP as separate PyTorch ops; a block-diagonal product is one batched product and a transposition."""
+
+    def blocks(a: Tensor, w: Tensor) -> Tensor:
+        parts = a.reshape(-1, w.shape[0], w.shape[2]).transpose(0, 1)
+        return torch.bmm(parts, w.transpose(1, 2)).transpose(0, 1).reshape(*a.shape[:-1], -1)
+
+    gate, value = blocks(x, w_in).chunk(2, -1)
+    y = blocks(F.gelu(gate) * value, w_out) + b_out
+    return F.layer_norm(y + residual, (y.shape[-1],), weight, bias, eps)
+
+
+def two_sided_conv(x: Tensor, filter: HyenaFilter) -> Tensor:
+    """Bidirectional convolution of (B, H, L) by real FFTs of twice the length; the filter is computed in every call."""
+    L = x.shape[-1]
+    k, k_rev = filter(L)
+    taps = F.pad(k, (0, L)) if k_rev is None else F.pad(k, (0, L)) + F.pad(k_rev.flip(-1), (L, 0))
+    spectrum = torch.fft.rfft(taps, n=2 * L) / (2 * L)
+    y = torch.fft.irfft(torch.fft.rfft(x, n=2 * L) * spectrum, n=2 * L, norm="forward")[..., :L]
+    return y + x * filter.bias[:, None]
+
+
+def _published_layer(layer: M2BertLayer, u: Tensor) -> Tensor:
+    mixer, mlp = layer.attention, layer.mlp
+    H, L = u.shape[2], u.shape[1]
+    a = mixer.in_linear(u).transpose(1, 2)
+    a = F.conv1d(a, mixer.short_weight[:, None], mixer.short_bias, padding=2, groups=3 * H)[..., :L]
+    x1, x2, v = a.split(H, dim=1)
+    y = two_sided_conv(v * x1, mixer.filter_fn) * x2
+    y = y + two_sided_conv(u.transpose(1, 2), mixer.filter_fn2)
+    x = mixer.out_linear(y.transpose(1, 2))
+    norm = mlp.layernorm
+    return separate_ops_mlp(x, mlp.gated_layers.weight, mlp.wo.weight, mlp.wo.bias, x, norm.weight, norm.bias, norm.eps)
+
+
+def published_forward(model: M2BertModel, ids: Tensor) -> Tensor:
+    """Hidden states of `model` by the arithmetic of the published code, filters computed in every call."""
+    x = model.embeddings(ids, None)
+    for layer in model.encoder.layer:
+        x = _published_layer(layer, x)
+    return x

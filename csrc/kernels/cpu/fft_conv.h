@@ -29,9 +29,11 @@ struct FftConv {
   struct GatedSource {  // x[t] = u[t] * gate[t] for t < valid, else 0
     const Io *u, *gate;
     int64_t valid;
-    MONARCH_INLINE V operator()(int64_t t) const {
-      const V v = load_upto<W>(u + t, valid - t);
-      return gate ? v * load_upto<W>(gate + t, valid - t) : v;
+    template <bool Inside>
+    MONARCH_INLINE V get(int64_t t) const {
+      const int64_t n = Inside ? W : valid - t;
+      const V v = load_upto<W>(u + t, n);
+      return gate ? v * load_upto<W>(gate + t, n) : v;
     }
   };
 
@@ -42,9 +44,11 @@ struct FftConv {
     int64_t valid;
     Io* y2 = nullptr;
     const Io* gate2 = nullptr;
-    MONARCH_INLINE void operator()(int64_t t, V v) const {
-      if (y) store_upto<W>(y + t, gate ? v * load_upto<W>(gate + t, valid - t) : v, valid - t);
-      if (y2) store_upto<W>(y2 + t, v * load_upto<W>(gate2 + t, valid - t), valid - t);
+    template <bool Inside>
+    MONARCH_INLINE void put(int64_t t, V v) const {
+      const int64_t n = Inside ? W : valid - t;
+      if (y) store_upto<W>(y + t, gate ? v * load_upto<W>(gate + t, n) : v, n);
+      if (y2) store_upto<W>(y2 + t, v * load_upto<W>(gate2 + t, n), n);
     }
   };
 
@@ -286,10 +290,12 @@ struct FftConv {
     Io* y;
     const T *gate, *rest;
     int64_t valid;
-    MONARCH_INLINE void operator()(int64_t t, V v) const {
-      v = v * load_upto<W>(gate + t, valid - t);
-      if (rest) v = v + load_upto<W>(rest + t, valid - t);
-      store_upto<W>(y + t, v, valid - t);
+    template <bool Inside>
+    MONARCH_INLINE void put(int64_t t, V v) const {
+      const int64_t n = Inside ? W : valid - t;
+      v = v * load_upto<W>(gate + t, n);
+      if (rest) v = v + load_upto<W>(rest + t, n);
+      store_upto<W>(y + t, v, n);
     }
   };
 

@@ -69,35 +69,37 @@ struct Engine {
     with_radix(lv.radix, [&](auto radix) { pass<radix, Inverse>(w, lv.stride, pitch, tw); });
   }
 
+  // Sources and sinks of the root give and take W elements of a row from position t on. Those that `inside<true>`
+  // are known to lie within the valid part of the row, which needs no test.
+  //
   // The root node reads a real row: half the twiddle work and no pass over the buffer to widen it.
-  template <int R, class Source>
-  static void first(const Source& in, T* w, int64_t stride, int64_t pitch, const Complex<T>* tw) {
-    for (int64_t j = 0; j < stride; ++j) {
-      C x[R];
-      x[0] = {in(W * j), V{}};
+  template <int R, bool Inside, class Source>
+  static MONARCH_INLINE void first(const Source& in, T* w, int64_t j, int64_t stride, int64_t pitch,
+                                   const Complex<T>* tw) {
+    C x[R];
+    x[0] = {in.template get<Inside>(W * j), V{}};
 #pragma GCC unroll 8
-      for (int q = 1; q < R; ++q) {
-        const V a = in(W * (q * stride + j));
-        x[q] = {a * tw[q - 1].re, a * tw[q - 1].im};
-      }
-      dft<R, false>(x);
-#pragma GCC unroll 8
-      for (int q = 0; q < R; ++q) store_block(w + kBlock * (q * pitch + j), x[q]);
+    for (int q = 1; q < R; ++q) {
+      const V a = in.template get<Inside>(W * (q * stride + j));
+      x[q] = {a * tw[q - 1].re, a * tw[q - 1].im};
     }
+    dft<R, false>(x);
+#pragma GCC unroll 8
+    for (int q = 0; q < R; ++q) store_block(w + kBlock * (q * pitch + j), x[q]);
   }
 
   // ... and writes one: only real parts leave the inverse.
-  template <int R, class Sink>
-  static void last(const T* w, const Sink& out, int64_t stride, int64_t pitch, const Complex<T>* tw) {
-    for (int64_t j = 0; j < stride; ++j) {
-      C x[R];
+  template <int R, bool Inside, class Sink>
+  static MONARCH_INLINE void last(const T* w, const Sink& out, int64_t j, int64_t stride, int64_t pitch,
+                                  const Complex<T>* tw) {
+    C x[R];
 #pragma GCC unroll 8
-      for (int q = 0; q < R; ++q) x[q] = load_block(w + kBlock * (q * pitch + j));
-      dft<R, true>(x);
-      out(W * j, x[0].re);
+    for (int q = 0; q < R; ++q) x[q] = load_block(w + kBlock * (q * pitch + j));
+    dft<R, true>(x);
+    out.template put<Inside>(W * j, x[0].re);
 #pragma GCC unroll 8
-      for (int q = 1; q < R; ++q) out(W * (q * stride + j), x[q].re * tw[q - 1].re + x[q].im * tw[q - 1].im);
-    }
+    for (int q = 1; q < R; ++q)
+      out.template put<Inside>(W * (q * stride + j), x[q].re * tw[q - 1].re + x[q].im * tw[q - 1].im);
   }
 
   // ---- the codelet: W*B points in registers ----------------------------------------------------------------
@@ -127,16 +129,12 @@ struct Engine {
   template <int R, int G>
   static MONARCH_INLINE void trade(C* y) {
     if constexpr (R == 4) {
-      trade_pair<2 * G>(y[0], y[2]);
-      trade_pair<2 * G>(y[1], y[3]);
-      trade_pair<G>(y[2], y[3]);
+      transpose4<W, G>(y[0].re, y[1].re, y[2].re, y[3].re);
+      transpose4<W, G>(y[0].im, y[1].im, y[2].im, y[3].im);
+    } else {
+      exchange<W, G>(y[0].re, y[1].re);
+      exchange<W, G>(y[0].im, y[1].im);
     }
-    trade_pair<G>(y[0], y[1]);
-  }
-  template <int G>
-  static MONARCH_INLINE void trade_pair(C& a, C& b) {
-    exchange<W, G>(a.re, b.re);
-    exchange<W, G>(a.im, b.im);
   }
 
   // Multiply coefficient j by c^(j/n): the node t^n - c becomes t^n - 1, whose tables are the same everywhere.
@@ -204,15 +202,31 @@ struct Engine {
     }
   }
 
+  // Columns of the root, of which the first `inside` have all their elements within the valid part of the row.
+  static MONARCH_INLINE int64_t columns_inside(const Tree<T>& tree, int64_t valid) {
+    const Level<T>& lv = tree.levels[0];
+    const int64_t inside = valid / W - (lv.radix - 1) * lv.stride;
+    return inside < 0 ? 0 : inside < lv.stride ? inside : lv.stride;
+  }
   template <class Source>
   static void root_forward(const Source& in, T* w, const Tree<T>& tree) {
     const Level<T>& lv = tree.levels[0];
-    with_radix(lv.radix, [&](auto radix) { first<radix>(in, w, lv.stride, tree.root_pitch, lv.twiddles); });
+    const int64_t inside = columns_inside(tree, in.valid);
+    with_radix(lv.radix, [&](auto radix) {
+      for (int64_t j = 0; j < inside; ++j) first<radix, true>(in, w, j, lv.stride, tree.root_pitch, lv.twiddles);
+      for (int64_t j = inside; j < lv.stride; ++j)
+        first<radix, false>(in, w, j, lv.stride, tree.root_pitch, lv.twiddles);
+    });
   }
   template <class Sink>
   static void root_inverse(const T* w, const Sink& out, const Tree<T>& tree) {
     const Level<T>& lv = tree.levels[0];
-    with_radix(lv.radix, [&](auto radix) { last<radix>(w, out, lv.stride, tree.root_pitch, lv.twiddles); });
+    const int64_t inside = columns_inside(tree, out.valid);
+    with_radix(lv.radix, [&](auto radix) {
+      for (int64_t j = 0; j < inside; ++j) last<radix, true>(w, out, j, lv.stride, tree.root_pitch, lv.twiddles);
+      for (int64_t j = inside; j < lv.stride; ++j)
+        last<radix, false>(w, out, j, lv.stride, tree.root_pitch, lv.twiddles);
+    });
   }
   // The root of a complex sequence that is already in the buffer: an ordinary pass.
   template <bool Inverse>

@@ -235,5 +235,47 @@ MONARCH_INLINE void exchange(V& a, V& b) {
   exchange_impl<Chunk>(a, b, std::make_integer_sequence<int, W>());
 }
 
+// In every group of four chunks: the low halves of a and b, then their high halves; all even chunks, then all odd ones.
+template <int Chunk, class V, int... I>
+MONARCH_INLINE void halves(V& a, V& b, std::integer_sequence<int, I...>) {
+  constexpr int W = sizeof...(I);
+  const V lo = __builtin_shufflevector(a, b, (I / Chunk % 4 < 2 ? I : W + I - 2 * Chunk)...);
+  const V hi = __builtin_shufflevector(a, b, (I / Chunk % 4 < 2 ? I + 2 * Chunk : W + I)...);
+  a = lo;
+  b = hi;
+}
+template <int Chunk, class V, int... I>
+MONARCH_INLINE void evens_and_odds(V& a, V& b, std::integer_sequence<int, I...>) {
+  constexpr int W = sizeof...(I);
+  // chunk i of a result comes from chunk 2 i of (a, b), i counted within the group
+  const V even = __builtin_shufflevector(
+      a, b, (I - I % (4 * Chunk) + I / Chunk % 4 / 2 * W + I / Chunk % 2 * 2 * Chunk + I % Chunk)...);
+  const V odd = __builtin_shufflevector(
+      a, b, (I - I % (4 * Chunk) + I / Chunk % 4 / 2 * W + (I / Chunk % 2 * 2 + 1) * Chunk + I % Chunk)...);
+  a = even;
+  b = odd;
+}
+
+// Transposes the 4 x 4 chunks of every group of four, one vector a row; its own inverse.
+template <int W, int Chunk, class V>
+MONARCH_INLINE void transpose4(V& a, V& b, V& c, V& d) {
+  using Lanes = std::make_integer_sequence<int, W>;
+  constexpr int kChunkBytes = Chunk * int(sizeof(a)) / W;
+  if constexpr (kChunkBytes == 16 || 4 * kChunkBytes == 16) {  // one instruction for every shuffle
+    halves<Chunk>(a, b, Lanes());
+    halves<Chunk>(c, d, Lanes());
+    evens_and_odds<Chunk>(a, c, Lanes());
+    evens_and_odds<Chunk>(b, d, Lanes());
+    const V third = b;
+    b = c;
+    c = third;
+  } else {
+    exchange<W, 2 * Chunk>(a, c);
+    exchange<W, 2 * Chunk>(b, d);
+    exchange<W, Chunk>(a, b);
+    exchange<W, Chunk>(c, d);
+  }
+}
+
 }  // namespace
 }  // namespace monarch

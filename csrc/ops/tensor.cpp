@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "../kernels/cpu/host.h"
+#include "../kernels/cpu/scratch.h"
 #include "../kernels/cuda/device.h"
 
 // These live in libtorch_cuda, which a CPU-only torch lacks. Weak references let one library load on both.
@@ -36,6 +37,12 @@ ScalarType dtype_of(Scalar s) {
     case Scalar::bf16: return ScalarType::BFloat16;
     default: return ScalarType::Half;
   }
+}
+
+Tensor empty(const Tensor& like, const Shape& shape, ScalarType dtype) {
+  const Tensor t = torch::stable::new_empty(like, shape, dtype);
+  if (t.is_cpu()) prefer_huge_pages(t.data_ptr(), t.numel() * int64_t(t.element_size()));
+  return t;
 }
 
 Tensor innermost_contiguous(const Tensor& t) {

@@ -37,12 +37,9 @@ Tensor aten(const char* name, const char* overload, const Args&... args) {
 // out = bias + a @ b for batches of matrices (aten::baddbmm takes Scalars, which the stable dispatcher does not).
 void baddbmm_out(const Tensor& bias, const Tensor& a, const Tensor& b, const Tensor& out);
 
-inline Tensor empty(const Tensor& like, const Shape& shape, ScalarType dtype) {
-  return torch::stable::new_empty(like, shape, dtype);
-}
-inline Tensor empty(const Tensor& like, const Shape& shape) {
-  return torch::stable::new_empty(like, shape, like.scalar_type());
-}
+// An uninitialised result; large ones on the CPU lie in huge pages where the system has them.
+Tensor empty(const Tensor& like, const Shape& shape, ScalarType dtype);
+inline Tensor empty(const Tensor& like, const Shape& shape) { return empty(like, shape, like.scalar_type()); }
 
 // The tensor itself where its innermost stride is 1, else a contiguous copy.
 Tensor innermost_contiguous(const Tensor& t);

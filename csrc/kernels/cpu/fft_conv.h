@@ -6,10 +6,10 @@
 #pragma once
 
 #include "../args.h"
-#include "../math/taps.h"
 #include "../registry.h"
 #include "fft_tree.h"
 #include "scratch.h"
+#include "tap_rows.h"
 
 namespace monarch {
 namespace {
@@ -54,12 +54,12 @@ struct FftConv {
 
   // ---- what happens to the bins, in tree order ----------------------------------------------------------------
 
-  struct StoreBins {
+  struct StoreBins {  // with a constant added
     static constexpr bool kForward = true, kInverse = false;
-    T* out;
+    T *out, constant = 0;
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
 #pragma GCC unroll 8
-      for (int q = 0; q < count; ++q) E::store_block(out + at + q * E::kBlock, x[q]);
+      for (int q = 0; q < count; ++q) E::store_block(out + at + q * E::kBlock, {x[q].re + constant, x[q].im});
     }
   };
   // What is about to be read or written, brought into cache a piece per codelet. Rows lie far apart, and the hardware
@@ -114,40 +114,29 @@ struct FftConv {
 
   // ---- filters -------------------------------------------------------------------------------------------------
 
-  // Offset of point t in the work buffer, whose root children are padded apart.
-  static MONARCH_INLINE int64_t offset(const Tree<T>& tree, int64_t t) {
-    const int64_t size = tree.levels[0].stride * W, child = t / size;
-    const int64_t padded = t + child * (tree.root_pitch - tree.levels[0].stride) * W;
-    return padded / W * E::kBlock + padded % W;
-  }
-
   static void make_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const Tree<T>& tree, T* w, T* spectrum) {
-    const TapSequence<T> sequence{taps, h, seqlen, tree.points};
-    for (int64_t t = 0; t < tree.points; ++t) {
-      const Complex<T> z = sequence(t);
-      T* const at = w + offset(tree, t);
-      at[0] = z.re;
-      at[W] = z.im;
+    const TapRow<T> row(taps, h, seqlen, tree.points);
+    if (row.two_sided()) {
+      E::root_forward(typename TapRow<T>::TwoSidedSource{row}, w, tree);
+    } else {
+      E::root_forward(typename TapRow<T>::Source{row, row.num_k}, w, tree);
     }
-    E::template root_in_place<false>(w, tree);
-    E::children(w, tree, StoreBins{spectrum});
+    E::children(w, tree, StoreBins{spectrum, row.constant()});
   }
 
   static void taps_from_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const Tree<T>& tree, T* w,
                                  const T* spectrum) {
     E::children(w, tree, LoadBins{spectrum, nullptr});
-    E::template root_in_place<true>(w, tree);
-    const TapSequence<T> sequence{taps, h, seqlen, tree.points};
-    const auto at = [&](int64_t t) {
-      const T* p = w + offset(tree, t);
-      return Complex<T>{p[0], p[W]};
-    };
-    if (taps.k)
-      for (int64_t n = 0; n < taps.num_k; ++n) static_cast<T*>(taps.k)[h * taps.num_k + n] = sequence.k_grad(n, at);
-    if (taps.k_rev)
-      for (int64_t n = 0; n < taps.num_rev; ++n)
-        static_cast<T*>(taps.k_rev)[h * taps.num_rev + n] = sequence.k_rev_grad(n, at);
-    if (taps.skip) static_cast<T*>(taps.skip)[h] = sequence.skip_grad(at);
+    const TapRow<T> row(taps, h, seqlen, tree.points);
+    const bool all = row.two_sided();
+    const int64_t kept = all ? 0 : row.num_k;
+    if (row.k) std::memset(row.k + kept, 0, sizeof(T) * (taps.num_k - kept));
+    if (row.k_rev) std::memset(row.k_rev, 0, sizeof(T) * taps.num_rev);
+    if (all) {
+      E::root_inverse(w, typename TapRow<T>::TwoSidedSink{row}, tree);
+    } else {
+      E::root_inverse(w, typename TapRow<T>::Sink{row, row.num_k}, tree);
+    }
   }
 
   static const char* filter(const FftFilterArgs& a, const Exec& exec) {

@@ -69,37 +69,47 @@ struct Engine {
     with_radix(lv.radix, [&](auto radix) { pass<radix, Inverse>(w, lv.stride, pitch, tw); });
   }
 
-  // Sources and sinks of the root give and take W elements of a row from position t on. Those that `inside<true>`
-  // are known to lie within the valid part of the row, which needs no test.
-  //
-  // The root node reads a real row: half the twiddle work and no pass over the buffer to widen it.
+  // Sources and sinks of the root give and take W elements of a row from position t on. Those with `Inside` are known
+  // to lie within the valid part of the row, which needs no test. A real row takes half the twiddle work, and only
+  // real parts need to leave the inverse; filters may be complex.
   template <int R, bool Inside, class Source>
   static MONARCH_INLINE void first(const Source& in, T* w, int64_t j, int64_t stride, int64_t pitch,
                                    const Complex<T>* tw) {
     C x[R];
-    x[0] = {in.template get<Inside>(W * j), V{}};
+    if constexpr (std::is_same_v<decltype(in.template get<Inside>(j)), C>) {
 #pragma GCC unroll 8
-    for (int q = 1; q < R; ++q) {
-      const V a = in.template get<Inside>(W * (q * stride + j));
-      x[q] = {a * tw[q - 1].re, a * tw[q - 1].im};
+      for (int q = 0; q < R; ++q) x[q] = in.template get<Inside>(W * (q * stride + j));
+      butterfly<R, false>(x, tw);
+    } else {
+      x[0] = {in.template get<Inside>(W * j), V{}};
+#pragma GCC unroll 8
+      for (int q = 1; q < R; ++q) {
+        const V a = in.template get<Inside>(W * (q * stride + j));
+        x[q] = {a * tw[q - 1].re, a * tw[q - 1].im};
+      }
+      dft<R, false>(x);
     }
-    dft<R, false>(x);
 #pragma GCC unroll 8
     for (int q = 0; q < R; ++q) store_block(w + kBlock * (q * pitch + j), x[q]);
   }
 
-  // ... and writes one: only real parts leave the inverse.
   template <int R, bool Inside, class Sink>
   static MONARCH_INLINE void last(const T* w, const Sink& out, int64_t j, int64_t stride, int64_t pitch,
                                   const Complex<T>* tw) {
     C x[R];
 #pragma GCC unroll 8
     for (int q = 0; q < R; ++q) x[q] = load_block(w + kBlock * (q * pitch + j));
-    dft<R, true>(x);
-    out.template put<Inside>(W * j, x[0].re);
+    if constexpr (requires { out.template put<Inside>(j, x[0]); }) {
+      butterfly<R, true>(x, tw);
 #pragma GCC unroll 8
-    for (int q = 1; q < R; ++q)
-      out.template put<Inside>(W * (q * stride + j), x[q].re * tw[q - 1].re + x[q].im * tw[q - 1].im);
+      for (int q = 0; q < R; ++q) out.template put<Inside>(W * (q * stride + j), x[q]);
+    } else {
+      dft<R, true>(x);
+      out.template put<Inside>(W * j, x[0].re);
+#pragma GCC unroll 8
+      for (int q = 1; q < R; ++q)
+        out.template put<Inside>(W * (q * stride + j), x[q].re * tw[q - 1].re + x[q].im * tw[q - 1].im);
+    }
   }
 
   // ---- the codelet: W*B points in registers ----------------------------------------------------------------
@@ -227,11 +237,6 @@ struct Engine {
       for (int64_t j = inside; j < lv.stride; ++j)
         last<radix, false>(w, out, j, lv.stride, tree.root_pitch, lv.twiddles);
     });
-  }
-  // The root of a complex sequence that is already in the buffer: an ordinary pass.
-  template <bool Inverse>
-  static void root_in_place(T* w, const Tree<T>& tree) {
-    pass<Inverse>(w, tree.levels[0], tree.root_pitch, 0);
   }
 };
 

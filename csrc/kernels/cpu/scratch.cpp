@@ -5,6 +5,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace monarch {
@@ -35,9 +36,7 @@ class Pool {
     }
     Block b{nullptr, (bytes + 4095) / 4096 * 4096};
     b.data = ::operator new(b.bytes, alignment(b.bytes));
-#if defined(__linux__)
-    if (b.bytes >= kHuge) madvise(b.data, b.bytes, MADV_HUGEPAGE);
-#endif
+    prefer_huge_pages(b.data, b.bytes);
     used_.push_back(b);
     return b.data;
   }
@@ -73,5 +72,15 @@ Pool& pool() {
 
 void* scratch_take(int64_t bytes) { return pool().take(bytes); }
 void scratch_give(void* block) { pool().give(block); }
+
+void prefer_huge_pages([[maybe_unused]] void* block, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+  static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
+  if (bytes < kHuge) return;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(block) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(block) + uintptr_t(bytes);
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a refusal changes nothing
+#endif
+}
 
 }  // namespace monarch

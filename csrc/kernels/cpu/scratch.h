@@ -9,6 +9,10 @@ namespace monarch {
 void* scratch_take(int64_t bytes);  // aligned to a cache line, uninitialised
 void scratch_give(void* block);
 
+// Asks for huge pages under a block that is about to be written, where it is large enough to have one: a first touch
+// then costs one page fault for 2 MB, not 512.
+void prefer_huge_pages(void* block, int64_t bytes);
+
 namespace {  // a copy per translation unit: see simd.h
 
 template <class T>

@@ -235,6 +235,15 @@ MONARCH_INLINE void exchange(V& a, V& b) {
   exchange_impl<Chunk>(a, b, std::make_integer_sequence<int, W>());
 }
 
+template <class V, int... I>
+MONARCH_INLINE V reverse_impl(V a, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, a, (int(sizeof...(I)) - 1 - I)...);
+}
+template <int W, class V>
+MONARCH_INLINE V reverse(V a) {
+  return reverse_impl(a, std::make_integer_sequence<int, W>());
+}
+
 // In every group of four chunks: the low halves of a and b, then their high halves; all even chunks, then all odd ones.
 template <int Chunk, class V, int... I>
 MONARCH_INLINE void halves(V& a, V& b, std::integer_sequence<int, I...>) {

@@ -42,6 +42,7 @@ struct FftConvArgs {
   Taps taps;
   TreeShape tree;
   int64_t blocks = 0;
+  int64_t channel_tile = 1;  // CPU: channels whose rows are worked on together, batch row after batch row
 };
 
 // Gradients of sum(grad * fft_conv(u, ...)); a null output is not wanted. The filter gradient goes to
@@ -69,6 +70,7 @@ struct MixerArgs {
   const void* residual_spectrum = nullptr;
   TreeShape tree;
   int64_t blocks = 0;
+  int64_t channel_tile = 1;
 };
 
 // y[b,h,t] = act(bias[h] + sum_j weight[h,j] x[b,h,t - pad_left + j]), x zero outside [0, L).

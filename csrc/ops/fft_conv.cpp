@@ -244,6 +244,7 @@ Tensor fft_conv_spectrum(Tensor u, Tensor spectrum, OptTensor pre_gate, OptTenso
   const Tensor y = empty(in.u, {in.batch, in.channels, in.seqlen});
   FftConvArgs args = in.args(plan);
   args.spectrum = filter.data_ptr();
+  args.channel_tile = plan.channel_tile;
   args.y = rows_of(y);
   run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u, plan.workspace_bytes);
   return y;
@@ -312,6 +313,7 @@ Tensor m2_mixer(Tensor a, OptTensor u, Tensor short_weight, OptTensor short_bias
   args.spectrum = main.data_ptr(), args.residual_spectrum = data_of(residual);
   args.tree = plan.tree;
   args.blocks = plan.blocks;
+  args.channel_tile = std::max<int64_t>(1, plan.channel_tile / (residual ? 2 : 1));
   run(kernel_of(plan).mixer, args, batch * channels, row_grain(L), a, plan.workspace_bytes);
   return y;
 }

@@ -60,6 +60,7 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
   const int64_t wanted = cuda ? 256 : 16, channels = std::max<int64_t>(p.channels, 1);
   plan.batch_slices = std::clamp<int64_t>(wanted / channels, 1, std::max<int64_t>(p.batch, 1));
   const int64_t compute_bytes = scalar_bytes(compute_scalar(p.request.io));
+  plan.channel_tile = std::clamp<int64_t>(kFilterCacheBytes / (plan.spectrum_scalars * compute_bytes), 1, channels);
   if (cuda) {
     plan.blocks = std::clamp<int64_t>(channels * std::max<int64_t>(p.batch, 1), 1, 2 * device.multiprocessors);
     plan.workspace_bytes = plan.blocks * kSpectraPerBlock * plan.spectrum_scalars * compute_bytes;

@@ -38,6 +38,9 @@ struct Request {
 // The first row that can run, or the forced one. Throws std::invalid_argument when there is none.
 int choose_variant(std::span<const VariantInfo> rows, const Request& request, const DeviceInfo& device);
 
+// CPU: part of a core's cache that filters may fill, so that rows can be read in the order in which they lie in memory.
+constexpr int64_t kFilterCacheBytes = 128 << 10;
+
 // CUDA: transforms that fit into the scratch memory of one thread block.
 constexpr int kSpectraPerBlock = 4;
 
@@ -52,6 +55,7 @@ struct FftConvPlan {
   TreeShape tree;
   int64_t spectrum_scalars;  // per channel, of the compute type
   int64_t batch_slices;      // independent partial sums of the filter gradient
+  int64_t channel_tile;      // CPU: channels whose prepared filters stay in cache together
   int64_t blocks;            // CUDA: thread blocks in flight, each with its own workspace
   int64_t workspace_bytes;   // CUDA: of all blocks together
   Cost cost;

@@ -9,7 +9,7 @@ TreeShape choose_tree(int64_t length, int lanes) {
   TreeShape best;
   for (int vectors : lanes == 1 ? std::span<const int>(kOne) : std::span<const int>(kTiles)) {
     for (int odd : {1, 3, 5}) {
-      int64_t rest = odd == 1 ? 2 : odd;
+      int64_t rest = odd == 1 && lanes == 1 ? 2 : odd;
       while (rest * lanes * vectors < length) rest *= 2;
       const int64_t points = rest * lanes * vectors;
       if (best.points && points >= best.points) continue;
@@ -25,7 +25,7 @@ TreeShape choose_tree(int64_t length, int lanes) {
       }
     }
   }
-  const int64_t children = best.points / lanes / best.radix[0];
+  const int64_t children = best.points / lanes / (best.depth ? best.radix[0] : 1);
   best.root_pitch = children >= 32 ? children + 2 : children;  // keeps the children off the same cache sets
   best.split_twist = best.points >= (1 << 17);
   return best;

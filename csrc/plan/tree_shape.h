@@ -11,12 +11,12 @@ struct TreeShape {
   int64_t points = 0;       // transform length M = lanes * codelet_vectors * product of the radices
   int lanes = 0;            // SIMD lanes: complex numbers per vector
   int codelet_vectors = 0;  // vectors transformed in registers at the end of every branch
-  int depth = 0;            // number of passes, at least one
+  int depth = 0;            // number of passes; 0: a row is one codelet
   int radix[kMaxTreeDepth] = {};
   int64_t root_pitch = 0;  // distance of the root's children in the work buffer, in vectors
   bool split_twist = false;
 
-  int64_t work_scalars() const { return 2 * lanes * root_pitch * radix[0]; }
+  int64_t work_scalars() const { return depth ? 2 * lanes * root_pitch * radix[0] : 0; }
 };
 
 // The smallest supported transform of at least `length` points: lanes * vectors * {1, 3, 5} * 2^n. One lane means

@@ -1,7 +1,8 @@
 // FFT long convolution on the CPU: rows (b, h) stream through one right-angle transform each.
 //
-// Tasks are rows in channel-major order (all batch rows of channel 0, then channel 1, ...), so a filter
-// spectrum is read from memory once and a thread that works from taps transforms each filter once.
+// Tasks are rows, a tile of channels after the other, and in a tile batch row after batch row: the filters of a tile
+// stay in cache, and rows are read in the order in which they lie in memory. From taps a tile is one channel, so that
+// a thread transforms each filter once.
 // Gates, masks and type conversions happen in the first and last pass, in registers.
 #pragma once
 
@@ -20,8 +21,8 @@ struct FftConv {
   using E = Engine<T, W>;
   using V = typename E::V;
   using C = typename E::C;
-  static constexpr int64_t kAheadBytes = 64
-                                         << 10;  // longest row that is brought into cache while another is transformed
+  // Longest rows that are brought into cache while another is transformed, to be read and to be written.
+  static constexpr int64_t kReadAhead = 64 << 10, kWriteAhead = 16 << 10;
 
   // ---- sources and sinks of a row: position -> W elements ---------------------------------------------------
 
@@ -55,7 +56,6 @@ struct FftConv {
   // ---- what happens to the bins, in tree order ----------------------------------------------------------------
 
   struct StoreBins {  // with a constant added
-    static constexpr bool kForward = true, kInverse = false;
     T *out, constant = 0;
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
 #pragma GCC unroll 8
@@ -77,17 +77,17 @@ struct FftConv {
     }
   };
   struct MultiplyBins {
-    static constexpr bool kForward = true, kInverse = true;
     const T* filter;
     Ahead ahead = {};
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
       ahead(at, count);
+      const T* const soon = filter + at + 2 * count * E::kBlock;
+      for (int i = 0; i < count * E::kBlock; i += 64 / int(sizeof(T))) __builtin_prefetch(soon + i);
 #pragma GCC unroll 8
       for (int q = 0; q < count; ++q) x[q] = mul(x[q], E::load_block(filter + at + q * E::kBlock));
     }
   };
   struct LoadBins {  // inverse only: the product of stored bins and the filter, or the bins themselves
-    static constexpr bool kForward = false, kInverse = true;
     const T *bins, *filter;
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
 #pragma GCC unroll 8
@@ -98,7 +98,6 @@ struct FftConv {
     }
   };
   struct GradBins {  // dK += conj(X) G, then G conj(K) goes back to give the input gradient
-    static constexpr bool kForward = true, kInverse = true;
     const T *bins, *filter;
     T* filter_grad;
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
@@ -116,26 +115,26 @@ struct FftConv {
 
   static void make_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const Tree<T>& tree, T* w, T* spectrum) {
     const TapRow<T> row(taps, h, seqlen, tree.points);
+    const StoreBins store{spectrum, row.constant()};
     if (row.two_sided()) {
-      E::root_forward(typename TapRow<T>::TwoSidedSource{row}, w, tree);
+      E::transform(typename TapRow<T>::TwoSidedSource{row}, store, Nothing(), w, tree);
     } else {
-      E::root_forward(typename TapRow<T>::Source{row, row.num_k}, w, tree);
+      E::transform(typename TapRow<T>::Source{row, row.num_k}, store, Nothing(), w, tree);
     }
-    E::children(w, tree, StoreBins{spectrum, row.constant()});
   }
 
   static void taps_from_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const Tree<T>& tree, T* w,
                                  const T* spectrum) {
-    E::children(w, tree, LoadBins{spectrum, nullptr});
     const TapRow<T> row(taps, h, seqlen, tree.points);
     const bool all = row.two_sided();
+    const LoadBins load{spectrum, nullptr};
     const int64_t kept = all ? 0 : row.num_k;
     if (row.k) std::memset(row.k + kept, 0, sizeof(T) * (taps.num_k - kept));
     if (row.k_rev) std::memset(row.k_rev, 0, sizeof(T) * taps.num_rev);
     if (all) {
-      E::root_inverse(w, typename TapRow<T>::TwoSidedSink{row}, tree);
+      E::transform(Nothing(), load, typename TapRow<T>::TwoSidedSink{row}, w, tree);
     } else {
-      E::root_inverse(w, typename TapRow<T>::Sink{row, row.num_k}, tree);
+      E::transform(Nothing(), load, typename TapRow<T>::Sink{row, row.num_k}, w, tree);
     }
   }
 
@@ -169,6 +168,35 @@ struct FftConv {
     if (y && valid < seqlen) std::memset(y + valid, 0, sizeof(Io) * (seqlen - valid));
   }
 
+  // Which row a task is.
+  struct Task {
+    int64_t b, h;
+    template <class Args>
+    Task(const Args& a, int64_t task) {
+      const int64_t tile = task / (a.channel_tile * a.batch) * a.channel_tile, within = task - tile * a.batch;
+      const int64_t left = a.channels - tile, width = left < a.channel_tile ? left : a.channel_tile;
+      b = within / width;
+      h = tile + within % width;
+    }
+  };
+
+  // What a row still needs, and the input of the next.
+  template <class Io>
+  static Ahead needed_soon(const FftConvArgs& a, const Exec& exec, int64_t task) {
+    const auto [b, h] = Task(a, task);
+    const int64_t bytes = a.seqlen * int64_t(sizeof(Io));
+    Ahead ahead;
+    ahead.bytes_per_scalar = sizeof(Io);
+    if (bytes > kReadAhead) return ahead;
+    ahead.stream[0] = reinterpret_cast<const char*>(row<Io>(a.post_gate, b, h));
+    if (bytes <= kWriteAhead) ahead.stream[1] = reinterpret_cast<const char*>(row<Io>(a.y, b, h));
+    if (task + 1 == exec.end) return ahead;
+    const auto [next_b, next_h] = Task(a, task + 1);
+    ahead.stream[2] = reinterpret_cast<const char*>(row<Io>(a.u, next_b, next_h));
+    ahead.stream[3] = reinterpret_cast<const char*>(row<Io>(a.pre_gate, next_b, next_h));
+    return ahead;
+  }
+
   template <class Io>
   static void conv_rows(const FftConvArgs& a, const Exec& exec) {
     const Tree<T>& tree = tree_tables<T>(a.tree);
@@ -177,7 +205,7 @@ struct FftConv {
     T* const w = work.get();
     int64_t have = -1;
     for (int64_t task = exec.begin; task < exec.end; ++task) {
-      const int64_t h = task / a.batch, b = task % a.batch;
+      const auto [b, h] = Task(a, task);
       const T* filter = own_filter.get();
       if (a.spectrum) {
         filter = static_cast<const T*>(a.spectrum) + h * 2 * tree.points;
@@ -187,18 +215,9 @@ struct FftConv {
       }
       const int64_t valid = valid_length(a.lengths, b, a.seqlen);
       Io* y = row<Io>(a.y, b, h);
-      E::root_forward(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid}, w, tree);
-      Ahead ahead;
-      if (task + 1 < exec.end && a.seqlen * int64_t(sizeof(Io)) <= kAheadBytes) {
-        const int64_t h1 = (task + 1) / a.batch, b1 = (task + 1) % a.batch;
-        ahead.bytes_per_scalar = sizeof(Io);
-        ahead.stream[0] = reinterpret_cast<const char*>(row<Io>(a.u, b1, h1));
-        ahead.stream[1] = reinterpret_cast<const char*>(row<Io>(a.pre_gate, b1, h1));
-        ahead.stream[2] = reinterpret_cast<const char*>(row<Io>(a.post_gate, b1, h1));
-        ahead.stream[3] = reinterpret_cast<const char*>(y);
-      }
-      E::children(w, tree, MultiplyBins{filter, ahead});
-      E::root_inverse(w, GatedSink<Io>{y, row<Io>(a.post_gate, b, h), valid}, tree);
+      E::transform(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid},
+                   MultiplyBins{filter, needed_soon<Io>(a, exec, task)},
+                   GatedSink<Io>{y, row<Io>(a.post_gate, b, h), valid}, w, tree);
       zero_tail(y, valid, a.seqlen);
     }
   }
@@ -223,19 +242,15 @@ struct FftConv {
       const Io* grad = row<Io>(a.grad, b, h);
       Io *du = row<Io>(a.grad_u, b, h), *dpre = row<Io>(a.grad_pre_gate, b, h);
       Io* dpost = row<Io>(a.grad_post_gate, b, h);
-      if (filter_grad || dpost) {
-        E::root_forward(GatedSource<Io>{u, pre, valid}, w, tree);
-        E::children(w, tree, StoreBins{bins});
+      const GatedSource<Io> input{u, pre, valid}, gated_grad{grad, post, valid};
+      const GradBins product{bins, filter, filter_grad};
+      if (filter_grad || dpost) E::transform(input, StoreBins{bins}, Nothing(), w, tree);
+      if (du || dpre) {
+        E::transform(gated_grad, product, GatedSink<Io>{du, pre, valid, dpre, u}, w, tree);
+      } else if (filter_grad) {
+        E::transform(gated_grad, product, Nothing(), w, tree);
       }
-      if (filter_grad || du || dpre) {
-        E::root_forward(GatedSource<Io>{grad, post, valid}, w, tree);
-        E::children(w, tree, GradBins{bins, filter, filter_grad});
-      }
-      if (du || dpre) E::root_inverse(w, GatedSink<Io>{du, pre, valid, dpre, u}, tree);
-      if (dpost) {
-        E::children(w, tree, LoadBins{bins, filter});
-        E::root_inverse(w, GatedSink<Io>{dpost, grad, valid}, tree);
-      }
+      if (dpost) E::transform(Nothing(), LoadBins{bins, filter}, GatedSink<Io>{dpost, grad, valid}, w, tree);
       zero_tail(du, valid, f.seqlen);
       zero_tail(dpre, valid, f.seqlen);
       zero_tail(dpost, valid, f.seqlen);
@@ -313,20 +328,20 @@ struct FftConv {
     T* const w = work.get();
     const int64_t bins = 2 * tree.points;
     for (int64_t task = exec.begin; task < exec.end; ++task) {
-      const int64_t h = task / a.batch, b = task % a.batch;
+      const auto [b, h] = Task(a, task);
       const int64_t valid = valid_length(a.lengths, b, a.seqlen);
       Io* y = row<Io>(a.y, b, h);
       if (a.residual_spectrum) {
-        E::root_forward(GatedSource<Io>{row<Io>(a.u, b, h), nullptr, valid}, w, tree);
-        E::children(w, tree, MultiplyBins{static_cast<const T*>(a.residual_spectrum) + h * bins});
-        E::root_inverse(w, GatedSink<T>{rest.get(), nullptr, valid}, tree);
+        E::transform(GatedSource<Io>{row<Io>(a.u, b, h), nullptr, valid},
+                     MultiplyBins{static_cast<const T*>(a.residual_spectrum) + h * bins},
+                     GatedSink<T>{rest.get(), nullptr, valid}, w, tree);
       }
       short_row<Io>(a, b, 2 * a.channels + h, valid, nullptr, gate.get());  // v
       short_row<Io>(a, b, h, valid, gate.get(), product.get());             // x1 * v
       short_row<Io>(a, b, a.channels + h, valid, nullptr, gate.get());      // x2
-      E::root_forward(GatedSource<T>{product.get(), nullptr, valid}, w, tree);
-      E::children(w, tree, MultiplyBins{static_cast<const T*>(a.spectrum) + h * bins});
-      E::root_inverse(w, MixerSink<Io>{y, gate.get(), a.residual_spectrum ? rest.get() : nullptr, valid}, tree);
+      E::transform(GatedSource<T>{product.get(), nullptr, valid},
+                   MultiplyBins{static_cast<const T*>(a.spectrum) + h * bins},
+                   MixerSink<Io>{y, gate.get(), a.residual_spectrum ? rest.get() : nullptr, valid}, w, tree);
       zero_tail(y, valid, a.seqlen);
     }
   }

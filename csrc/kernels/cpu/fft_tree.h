@@ -16,8 +16,14 @@
 namespace monarch {
 namespace {
 
+// Instead of a source or a sink: none.
+struct Nothing {};
+template <class X>
+constexpr bool kGiven = !std::is_same_v<X, Nothing>;
+
 template <class T, int W>
-struct Engine {
+class Engine {
+ public:
   using V = Vec<T, W>;
   using C = Complex<V>;
   static constexpr int kBlock = 2 * W;  // scalars in one vector of complex numbers
@@ -28,6 +34,7 @@ struct Engine {
     store<W>(p + W, x.im);
   }
 
+ private:
   // ---- one radix-R node: x[q] *= c^(q/R), then the transform; the inverse undoes it in the opposite order ----
 
   template <int R, bool Inverse>
@@ -39,14 +46,14 @@ struct Engine {
   }
 
   template <int R, bool Inverse>
-  static void pass(T* w, int64_t stride, int64_t pitch, const Complex<T>* tw) {
+  static void pass(T* w, int64_t stride, const Complex<T>* tw) {
     for (int64_t j = 0; j < stride; ++j) {
       C x[R];
 #pragma GCC unroll 8
-      for (int q = 0; q < R; ++q) x[q] = load_block(w + kBlock * (q * pitch + j));
+      for (int q = 0; q < R; ++q) x[q] = load_block(w + kBlock * (q * stride + j));
       butterfly<R, Inverse>(x, tw);
 #pragma GCC unroll 8
-      for (int q = 0; q < R; ++q) store_block(w + kBlock * (q * pitch + j), x[q]);
+      for (int q = 0; q < R; ++q) store_block(w + kBlock * (q * stride + j), x[q]);
     }
   }
 
@@ -62,11 +69,10 @@ struct Engine {
     }
   }
 
-  // The children of a node lie `pitch` vectors apart; only at the root does that differ from their size.
   template <bool Inverse>
-  static void pass(T* w, const Level<T>& lv, int64_t pitch, int64_t node) {
+  static void pass(T* w, const Level<T>& lv, int64_t node) {
     const Complex<T>* tw = lv.twiddles + node * (lv.radix - 1);
-    with_radix(lv.radix, [&](auto radix) { pass<radix, Inverse>(w, lv.stride, pitch, tw); });
+    with_radix(lv.radix, [&](auto radix) { pass<radix, Inverse>(w, lv.stride, tw); });
   }
 
   // Sources and sinks of the root give and take W elements of a row from position t on. Those with `Inside` are known
@@ -165,12 +171,11 @@ struct Engine {
     }
   }
 
-  // BinOp: op(position of the first bin in tree order, x, B) works on B vectors of bins; kForward and kInverse
-  // say which sides of the codelet it needs.
-  template <int B, class BinOp>
+  // BinOp: op(position of the first bin in tree order, x, B) works on B vectors of bins.
+  template <int B, bool Forward, bool Inverse, class BinOp>
   static MONARCH_INLINE void codelet(T* w, const Tree<T>& tree, int64_t block, const BinOp& op) {
     C x[B];
-    if constexpr (BinOp::kForward) {
+    if constexpr (Forward) {
 #pragma GCC unroll 8
       for (int q = 0; q < B; ++q) x[q] = load_block(w + q * kBlock);
       twist<B, false>(x, tree, block);
@@ -178,7 +183,7 @@ struct Engine {
       lane_stages<B, W, false>(x, tree.lane_twiddles);
     }
     op(block * B * kBlock, x, B);
-    if constexpr (BinOp::kInverse) {
+    if constexpr (Inverse) {
       lane_stages<B, W, true>(x, tree.lane_twiddles);
       dft<B, true>(x);
       twist<B, true>(x, tree, block);
@@ -187,29 +192,50 @@ struct Engine {
     }
   }
 
+  // A row that is one codelet never leaves the registers.
+  template <int B, class Source, class BinOp, class Sink>
+  static void single_codelet(const Source& in, const BinOp& op, const Sink& out, const Tree<T>& tree) {
+    C x[B];
+    if constexpr (kGiven<Source>) {
+#pragma GCC unroll 8
+      for (int q = 0; q < B; ++q) {
+        const auto a = in.template get<false>(W * q);
+        const C c = load_block(tree.twist_lanes + q * kBlock);
+        if constexpr (std::is_same_v<decltype(a), const C>) {
+          x[q] = mul(a, c);
+        } else {
+          x[q] = {a * c.re, a * c.im};
+        }
+      }
+      dft<B, false>(x);
+      lane_stages<B, W, false>(x, tree.lane_twiddles);
+    }
+    op(0, x, B);
+    if constexpr (kGiven<Sink>) {
+      lane_stages<B, W, true>(x, tree.lane_twiddles);
+      dft<B, true>(x);
+#pragma GCC unroll 8
+      for (int q = 0; q < B; ++q) {
+        const C a = mul_conj(x[q], load_block(tree.twist_lanes + q * kBlock));
+        if constexpr (requires { out.template put<false>(0, a); }) {
+          out.template put<false>(W * q, a);
+        } else {
+          out.template put<false>(W * q, a.re);
+        }
+      }
+    }
+  }
+
   // ---- depth-first walk --------------------------------------------------------------------------------------
 
-  template <int B, class BinOp>
+  template <int B, bool Forward, bool Inverse, class BinOp>
   static void subtree(T* w, const Tree<T>& tree, int level, int64_t node, const BinOp& op) {
-    if (level == tree.depth) return codelet<B>(w, tree, node, op);
+    if (level == tree.depth) return codelet<B, Forward, Inverse>(w, tree, node, op);
     const Level<T>& lv = tree.levels[level];
-    if constexpr (BinOp::kForward) pass<false>(w, lv, lv.stride, node);
-    for (int p = 0; p < lv.radix; ++p) subtree<B>(w + p * lv.stride * kBlock, tree, level + 1, node * lv.radix + p, op);
-    if constexpr (BinOp::kInverse) pass<true>(w, lv, lv.stride, node);
-  }
-
-  // Everything below the root. The root's children lie `pitch` vectors apart.
-  template <int B, class BinOp>
-  static void children(T* w, const Tree<T>& tree, const BinOp& op) {
-    for (int p = 0; p < tree.levels[0].radix; ++p) subtree<B>(w + p * tree.root_pitch * kBlock, tree, 1, p, op);
-  }
-  template <class BinOp>
-  static void children(T* w, const Tree<T>& tree, const BinOp& op) {
-    if (tree.codelet_vectors == 8) {
-      children<8>(w, tree, op);
-    } else {
-      children<4>(w, tree, op);
-    }
+    if constexpr (Forward) pass<false>(w, lv, node);
+    for (int p = 0; p < lv.radix; ++p)
+      subtree<B, Forward, Inverse>(w + p * lv.stride * kBlock, tree, level + 1, node * lv.radix + p, op);
+    if constexpr (Inverse) pass<true>(w, lv, node);
   }
 
   // Columns of the root, of which the first `inside` have all their elements within the valid part of the row.
@@ -237,6 +263,27 @@ struct Engine {
       for (int64_t j = inside; j < lv.stride; ++j)
         last<radix, false>(w, out, j, lv.stride, tree.root_pitch, lv.twiddles);
     });
+  }
+
+  template <int B, class Source, class BinOp, class Sink>
+  static MONARCH_INLINE void transform(const Source& in, const BinOp& op, const Sink& out, T* w, const Tree<T>& tree) {
+    if (tree.depth == 0) return single_codelet<B>(in, op, out, tree);
+    if constexpr (kGiven<Source>) root_forward(in, w, tree);
+    for (int p = 0; p < tree.levels[0].radix; ++p)  // the root's children lie `root_pitch` vectors apart
+      subtree<B, kGiven<Source>, kGiven<Sink>>(w + p * tree.root_pitch * kBlock, tree, 1, p, op);
+    if constexpr (kGiven<Sink>) root_inverse(w, out, tree);
+  }
+
+ public:
+  // A row from `in` through the transform, its bins through `op`, and through the inverse to `out`; `w` is work memory.
+  // Without `in` the bins come from `op`, without `out` they stay there.
+  template <class Source, class BinOp, class Sink>
+  static void transform(const Source& in, const BinOp& op, const Sink& out, T* w, const Tree<T>& tree) {
+    if (tree.codelet_vectors == 8) {
+      transform<8>(in, op, out, w, tree);
+    } else {
+      transform<4>(in, op, out, w, tree);
+    }
   }
 };
 

@@ -59,7 +59,7 @@ struct TapRow {
     MONARCH_INLINE C get(int64_t t) const {
       const TapRow& a = taps;
       const V im = a.circular ? load_between<W>(a.k + 1, t - a.wrap - 1, a.num_k - 1)
-                          : reverse<W>(load_between<W>(a.k_rev, a.last_rev(t), a.num_rev));
+                              : reverse<W>(load_between<W>(a.k_rev, a.last_rev(t), a.num_rev));
       return {load_upto<W>(a.k + t, a.num_k - t) * a.scale, im * -a.scale};
     }
   };

@@ -209,6 +209,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
   FftConvGradArgs args{};
   args.forward = in.args(plan);
   args.forward.taps = taps.taps();
+  args.forward.channel_tile = plan.channel_tile;
   args.batch_slices = plan.batch_slices;
   const RowGradients rows(op, grad, in, wanted(output_mask, 0), wanted(output_mask, 4), wanted(output_mask, 5), args);
   Taps grads{};
@@ -262,6 +263,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor gra
   FftConvGradArgs args{};
   args.forward = in.args(plan);
   args.forward.spectrum = filter.data_ptr();
+  args.forward.channel_tile = plan.channel_tile;
   args.batch_slices = plan.batch_slices;
   const RowGradients rows(op, grad, in, wanted(output_mask, 0), wanted(output_mask, 2), wanted(output_mask, 3), args);
   const bool want_filter = wanted(output_mask, 1);

@@ -262,24 +262,27 @@ struct FftConv {
     const FftConvArgs& f = a.forward;
     const Tree<T>& tree = tree_tables<T>(f.tree);
     const int64_t bins = 2 * tree.points, slices = a.batch_slices;
+    // channels whose rows are worked on together, batch row after batch row
+    const int64_t tile = slices == 1 ? f.channel_tile : 1;
     const bool to_taps = a.grad_taps.k || a.grad_taps.k_rev || a.grad_taps.skip;
     Scratch<T> work(f.tree.work_scalars()), stored(bins);
-    Scratch<T> own_filter(f.spectrum ? 0 : bins), own_grad(a.spectrum_grad ? 0 : bins);
+    Scratch<T> own_filters(f.spectrum ? 0 : tile * bins), own_grads(a.spectrum_grad ? 0 : tile * bins);
     const BackwardTask<Io> row{a, tree, work.get(), stored.get()};
-    for (int64_t task = exec.begin; task < exec.end; ++task) {
+    for (int64_t task = exec.begin; task < exec.end; task += tile) {
+      const int64_t width = exec.end - task < tile ? exec.end - task : tile;
       const int64_t h = task / slices, slice = task % slices;
-      const T* filter = static_cast<const T*>(f.spectrum) + (f.spectrum ? h * bins : 0);
-      if (!f.spectrum) {
-        make_spectrum(f.taps, h, f.seqlen, tree, work.get(), own_filter.get());
-        filter = own_filter.get();
-      }
-      T* filter_grad = nullptr;
-      if (a.spectrum_grad) filter_grad = static_cast<T*>(a.spectrum_grad) + task * bins;
-      if (!a.spectrum_grad && to_taps) filter_grad = own_grad.get();
-      if (filter_grad) std::memset(filter_grad, 0, sizeof(T) * bins);
+      const T* filters = f.spectrum ? static_cast<const T*>(f.spectrum) + h * bins : own_filters.get();
+      T* grads = nullptr;
+      if (a.spectrum_grad) grads = static_cast<T*>(a.spectrum_grad) + task * bins;
+      if (!a.spectrum_grad && to_taps) grads = own_grads.get();
+      for (int64_t i = 0; i < width && !f.spectrum; ++i)
+        make_spectrum(f.taps, h + i, f.seqlen, tree, work.get(), own_filters.get() + i * bins);
+      if (grads) std::memset(grads, 0, sizeof(T) * width * bins);
       for (int64_t b = f.batch * slice / slices; b < f.batch * (slice + 1) / slices; ++b)
-        row.row_gradients(b, h, filter, filter_grad);
-      if (to_taps && !a.spectrum_grad) taps_from_spectrum(a.grad_taps, h, f.seqlen, tree, work.get(), filter_grad);
+        for (int64_t i = 0; i < width; ++i)
+          row.row_gradients(b, h + i, filters + i * bins, grads ? grads + i * bins : nullptr);
+      for (int64_t i = 0; i < width && to_taps && !a.spectrum_grad; ++i)
+        taps_from_spectrum(a.grad_taps, h + i, f.seqlen, tree, work.get(), grads + i * bins);
     }
   }
 

@@ -196,6 +196,30 @@ def test_scale_does_not_change_accuracy(dtype: torch.dtype, scale: float) -> Non
     assert_matches(mo.fft_conv(u, k), exact, reference.fft_conv(u, k))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("length", [16384, 16383])  # rows that start on a vector's boundary, and some that do not
+def test_results_larger_than_the_caches(length: int, variant: str) -> None:
+    u, k = torch.randn(2, 140, length), torch.randn(140, length) / length**0.5
+    assert u.numel() * 4 > 16 << 20
+    exact = reference.fft_conv(u.double(), k.double())
+    assert_matches(mo.fft_conv(u, k, variant=variant), exact, reference.fft_conv(u, k))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_many_channels(variant: str) -> None:
+    """More channels than are worked on together, in shares of threads that end anywhere."""
+    tensors = {"u": torch.randn(3, 333, 100), "k": torch.randn(333, 100), "pre_gate": torch.randn(3, 333, 100)}
+    weight = torch.randn(3, 333, 100)
+    ours = gradients(lambda t: mo.fft_conv(**t, variant=variant), tensors, weight)
+    base = gradients(lambda t: reference.fft_conv(**t), tensors, weight)
+    wide = gradients(lambda t: reference.fft_conv(**t), {n: t.double() for n, t in tensors.items()}, weight.double())
+    for name in tensors:
+        assert_matches(ours[name], wide[name], base[name], f"gradient of {name}")
+    prepared = mo.fft_conv(tensors["u"], mo.fft_filter(tensors["k"], 100, variant=variant))
+    exact = reference.fft_conv(tensors["u"].double(), tensors["k"].double())
+    assert_matches(prepared, exact, reference.fft_conv(tensors["u"], tensors["k"]))
+
+
 def test_float16_overflow_becomes_infinite() -> None:
     y = mo.fft_conv(torch.full((1, 1, 8), 6e4, dtype=torch.float16), torch.ones(1, 8))
     assert torch.isfinite(y[0, 0, 0])

@@ -23,6 +23,9 @@ struct FftConv {
   using C = typename E::C;
   // Longest rows that are brought into cache while another is transformed, to be read and to be written.
   static constexpr int64_t kReadAhead = 64 << 10, kWriteAhead = 16 << 10;
+  // Results of this size have left the caches before anybody reads them, so they need not go through them.
+  static constexpr int64_t kPastCaches = 16 << 20;
+  static constexpr int kIntoL2 = 2;  // a prefetch that leaves L1, which the transform fills, alone
 
   // ---- sources and sinks of a row: position -> W elements ---------------------------------------------------
 
@@ -45,11 +48,18 @@ struct FftConv {
     int64_t valid;
     Io* y2 = nullptr;
     const Io* gate2 = nullptr;
+    bool past_caches = false;
     template <bool Inside>
     MONARCH_INLINE void put(int64_t t, V v) const {
       const int64_t n = Inside ? W : valid - t;
-      if (y) store_upto<W>(y + t, gate ? v * load_upto<W>(gate + t, n) : v, n);
-      if (y2) store_upto<W>(y2 + t, v * load_upto<W>(gate2 + t, n), n);
+      if (y) put<Inside>(y + t, gate ? v * load_upto<W>(gate + t, n) : v, n);
+      if (y2) put<Inside>(y2 + t, v * load_upto<W>(gate2 + t, n), n);
+    }
+    template <bool Inside>
+    MONARCH_INLINE void put(Io* to, V v, int64_t n) const {
+      if constexpr (Inside && std::is_same_v<Io, T>)
+        if (past_caches) return stream<W>(to, v);
+      store_upto<W>(to, v, n);
     }
   };
 
@@ -73,7 +83,7 @@ struct FftConv {
 #pragma GCC unroll 4
       for (int i = 0; i < kStreams; ++i)
         if (stream[i])
-          for (int64_t byte = begin; byte < end; byte += 64) __builtin_prefetch(stream[i] + byte);
+          for (int64_t byte = begin; byte < end; byte += 64) __builtin_prefetch(stream[i] + byte, 0, kIntoL2);
     }
   };
   struct MultiplyBins {
@@ -81,8 +91,8 @@ struct FftConv {
     Ahead ahead = {};
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
       ahead(at, count);
-      const T* const soon = filter + at + 2 * count * E::kBlock;
-      for (int i = 0; i < count * E::kBlock; i += 64 / int(sizeof(T))) __builtin_prefetch(soon + i);
+      const T* const soon = filter + at + 4 * count * E::kBlock;
+      for (int i = 0; i < count * E::kBlock; i += 64 / int(sizeof(T))) __builtin_prefetch(soon + i, 0, kIntoL2);
 #pragma GCC unroll 8
       for (int q = 0; q < count; ++q) x[q] = mul(x[q], E::load_block(filter + at + q * E::kBlock));
     }
@@ -203,6 +213,7 @@ struct FftConv {
     Scratch<T> work(a.tree.work_scalars());
     Scratch<T> own_filter(a.spectrum ? 0 : 2 * tree.points);
     T* const w = work.get();
+    const bool large = a.batch * a.channels * a.seqlen * int64_t(sizeof(Io)) >= kPastCaches;
     int64_t have = -1;
     for (int64_t task = exec.begin; task < exec.end; ++task) {
       const auto [b, h] = Task(a, task);
@@ -217,9 +228,14 @@ struct FftConv {
       Io* y = row<Io>(a.y, b, h);
       E::transform(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid},
                    MultiplyBins{filter, needed_soon<Io>(a, exec, task)},
-                   GatedSink<Io>{y, row<Io>(a.post_gate, b, h), valid}, w, tree);
+                   GatedSink<Io>{.y = y,
+                                 .gate = row<Io>(a.post_gate, b, h),
+                                 .valid = valid,
+                                 .past_caches = large && reinterpret_cast<uintptr_t>(y) % sizeof(V) == 0},
+                   w, tree);
       zero_tail(y, valid, a.seqlen);
     }
+    if (large) stream_end();
   }
 
   static const char* conv(const FftConvArgs& a, const Exec& exec) {

@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -92,6 +92,38 @@ MONARCH_INLINE void store(float* p, Vec<float, W> v) {
 template <int W>
 MONARCH_INLINE void store(double* p, Vec<double, W> v) {
   *reinterpret_cast<typename VecOf<double, W>::loose*>(p) = v;
+}
+
+// Stores that leave the caches alone, where the machine has them; p is aligned to a vector. stream_end() comes before
+// another thread may read what was stored.
+template <int W>
+MONARCH_INLINE void stream(float* p, Vec<float, W> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, v);
+#elif defined(__AVX__)
+  _mm256_stream_ps(p, v);
+#elif defined(__x86_64__)
+  _mm_stream_ps(p, v);
+#else
+  store<W>(p, v);
+#endif
+}
+template <int W>
+MONARCH_INLINE void stream(double* p, Vec<double, W> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_pd(p, v);
+#elif defined(__AVX__)
+  _mm256_stream_pd(p, v);
+#elif defined(__x86_64__)
+  _mm_stream_pd(p, v);
+#else
+  store<W>(p, v);
+#endif
+}
+MONARCH_INLINE void stream_end() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
 }
 
 template <int W>

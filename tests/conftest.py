@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--parity-dir", type=Path, help="folder of M2-BERT parity cases (default: ../shared/parity, else tests/data)"
     )
+
+
+def pytest_configure() -> None:
+    """Code that torch.compile has cached knows the sizes of our results, not which build they are from."""
+    built = Path(mo._C.__file__).with_name("libmonarch_ops.so").stat().st_mtime_ns
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/inductor-monarch_ops-{built}")
 
 
 def parity_dir(config: pytest.Config) -> Path:

@@ -308,65 +308,87 @@ struct FftConv {
 
   // ---- the M2-BERT mixer -----------------------------------------------------------------------------------------
 
-  template <class Io>
-  struct MixerSink {  // y[t] = value * gate[t] + rest[t]
+  // A causal short convolution of one row, a vector at a time. Taps: their number, or 0 for one known at run time.
+  template <class Io, int Taps>
+  struct ShortRow {
+    const Io* x;
+    const T* weight;
+    T bias;
+    int64_t count, valid;
+
+    ShortRow(const MixerArgs& a, int64_t b, int64_t channel, int64_t valid)
+        : x(row<Io>(a.a, b, channel)),
+          weight(static_cast<const T*>(a.short_weight) + channel * a.short_taps),
+          bias(a.short_bias ? static_cast<const T*>(a.short_bias)[channel] : T(0)),
+          count(a.short_taps),
+          valid(valid) {}
+
+    template <bool Inside>
+    MONARCH_INLINE V get(int64_t t) const {
+      const int64_t n = Taps ? Taps : count, first = t - (n - 1);
+      V v = V{} + bias;
+      if (Inside && first >= 0) {
+#pragma GCC unroll 4
+        for (int64_t j = 0; j < n; ++j) v = v + weight[j] * load<W>(x + first + j);
+      } else {
+        for (int64_t j = 0; j < n; ++j) v = v + weight[j] * load_between<W>(x, first + j, valid);
+      }
+      return v;
+    }
+  };
+
+  template <class Io, int Taps>
+  struct MixerSource {  // x[t] = x1[t] * v[t] for t < valid, else 0
+    ShortRow<Io, Taps> x1, v;
+    int64_t valid;
+    template <bool Inside>
+    MONARCH_INLINE V get(int64_t t) const {
+      const V product = x1.template get<Inside>(t) * v.template get<Inside>(t);
+      return Inside ? product : first_lanes<W>(product, valid - t);
+    }
+  };
+
+  template <class Io, int Taps>
+  struct MixerSink {  // y[t] = value * x2[t] + rest[t]
     Io* y;
-    const T *gate, *rest;
+    ShortRow<Io, Taps> x2;
+    const T* rest;
     int64_t valid;
     template <bool Inside>
     MONARCH_INLINE void put(int64_t t, V v) const {
       const int64_t n = Inside ? W : valid - t;
-      v = v * load_upto<W>(gate + t, n);
+      v = v * x2.template get<Inside>(t);
       if (rest) v = v + load_upto<W>(rest + t, n);
       store_upto<W>(y + t, v, n);
     }
   };
 
-  // Causal short convolution of one row of a, in the compute type; `factor` multiplies the result if given.
-  template <class Io>
-  static void short_row(const MixerArgs& a, int64_t b, int64_t channel, int64_t valid, const T* factor, T* out) {
-    const Io* x = row<Io>(a.a, b, channel);
-    const T* weight = static_cast<const T*>(a.short_weight) + channel * a.short_taps;
-    const T bias = a.short_bias ? static_cast<const T*>(a.short_bias)[channel] : T(0);
-    for (int64_t t = 0; t < valid; t += W) {
-      V v = V{} + bias;
-      for (int64_t j = 0; j < a.short_taps; ++j) {
-        const int64_t s = t + j - (a.short_taps - 1);
-        v = v + weight[j] * load_between<W>(x, s, valid);
-      }
-      if (factor) v = v * load_upto<W>(factor + t, valid - t);
-      store_upto<W>(out + t, v, valid - t);
-    }
-  }
-
-  template <class Io>
+  template <class Io, int Taps>
   static void mixer_rows(const MixerArgs& a, const Exec& exec) {
     const Tree<T>& tree = tree_tables<T>(a.tree);
-    Scratch<T> work(a.tree.work_scalars()), product(a.seqlen), gate(a.seqlen);
-    Scratch<T> rest(a.residual_spectrum ? a.seqlen : 0);
-    T* const w = work.get();
-    const int64_t bins = 2 * tree.points;
+    const auto filter = [&](const void* spectrum, int64_t h) {
+      return MultiplyBins{static_cast<const T*>(spectrum) + h * 2 * tree.points};
+    };
+    Scratch<T> work(a.tree.work_scalars()), rest(a.residual_spectrum ? a.seqlen : 0);
     for (int64_t task = exec.begin; task < exec.end; ++task) {
       const auto [b, h] = Task(a, task);
-      const int64_t valid = valid_length(a.lengths, b, a.seqlen);
-      Io* y = row<Io>(a.y, b, h);
-      if (a.residual_spectrum) {
-        E::transform(GatedSource<Io>{row<Io>(a.u, b, h), nullptr, valid},
-                     MultiplyBins{static_cast<const T*>(a.residual_spectrum) + h * bins},
-                     GatedSink<T>{rest.get(), nullptr, valid}, w, tree);
-      }
-      short_row<Io>(a, b, 2 * a.channels + h, valid, nullptr, gate.get());  // v
-      short_row<Io>(a, b, h, valid, gate.get(), product.get());             // x1 * v
-      short_row<Io>(a, b, a.channels + h, valid, nullptr, gate.get());      // x2
-      E::transform(GatedSource<T>{product.get(), nullptr, valid},
-                   MultiplyBins{static_cast<const T*>(a.spectrum) + h * bins},
-                   MixerSink<Io>{y, gate.get(), a.residual_spectrum ? rest.get() : nullptr, valid}, w, tree);
+      const int64_t valid = valid_length(a.lengths, b, a.seqlen), H = a.channels;
+      if (a.residual_spectrum)
+        E::transform(GatedSource<Io>{row<Io>(a.u, b, h), nullptr, valid}, filter(a.residual_spectrum, h),
+                     GatedSink<T>{rest.get(), nullptr, valid}, work.get(), tree);
+      const ShortRow<Io, Taps> x1(a, b, h, valid), x2(a, b, H + h, valid), v(a, b, 2 * H + h, valid);
+      Io* const y = row<Io>(a.y, b, h);
+      E::transform(MixerSource<Io, Taps>{x1, v, valid}, filter(a.spectrum, h),
+                   MixerSink<Io, Taps>{y, x2, a.residual_spectrum ? rest.get() : nullptr, valid}, work.get(), tree);
       zero_tail(y, valid, a.seqlen);
     }
   }
 
   static const char* mixer(const MixerArgs& a, const Exec& exec) {
-    return with_io<T>(a.io, [&](auto io) { mixer_rows<typename decltype(io)::type>(a, exec); });
+    return with_io<T>(a.io, [&](auto io) {
+      using Io = typename decltype(io)::type;
+      a.short_taps == 3 ? mixer_rows<Io, 3>(a, exec) : mixer_rows<Io, 0>(a, exec);
+    });
   }
 };
 

@@ -221,6 +221,15 @@ MONARCH_INLINE void store_upto(Io* p, V v, int64_t n) {
   for (int i = 0; i < n; ++i) p[i] = part[i];
 }
 
+// The first n lanes, zero in the others. n may be <= 0 or >= W.
+template <int W, class V>
+MONARCH_INLINE V first_lanes(V v, int64_t n) {
+  if (n >= W) return v;
+  V out{};
+  for (int i = 0; i < n; ++i) out[i] = v[i];
+  return out;
+}
+
 // The W elements from p + s on, of which those outside [0, n) read as zero.
 template <int W, class Io>
 MONARCH_INLINE auto load_between(const Io* p, int64_t s, int64_t n) {

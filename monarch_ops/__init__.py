@@ -13,6 +13,7 @@ from .ops import (
     depthwise_conv1d,
     fft_conv,
     fft_filter,
+    fft_length,
     m2_mixer,
     monarch_matmul,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "depthwise_conv1d",
     "fft_conv",
     "fft_filter",
+    "fft_length",
     "m2_mixer",
     "monarch_matmul",
     "variants",

@@ -13,6 +13,7 @@ U, K = torch.randn(2, 3, 20), torch.randn(3, 20)
 A, SHORT = torch.randn(2, 9, 20), torch.randn(9, 3)
 X, W = torch.randn(5, 8), torch.randn(2, 3, 4)
 SPECTRUM = mo.fft_filter(K, 20)
+CYCLIC = mo.fft_filter(K, 20, circular=True)
 
 REFUSED = [
     # fft_conv
@@ -44,7 +45,9 @@ REFUSED = [
     (lambda: mo.fft_filter(K[0], 20), ValueError, r"'k' must have shape \(H, Lk\), got \(20,\)"),
     (lambda: mo.fft_filter(K, 20, dtype=torch.int32), ValueError, r"'dtype' must be float32.*got Int"),
     (lambda: mo.fft_filter(K, 10, circular=True), ValueError, r"'k' must have at most L=10 taps"),
-    (lambda: mo.fft_conv(U[..., :19], SPECTRUM), ValueError, r"'spectrum' must be prepared for the length of 'u', L=19, got a spectrum prepared for 20"),
+    (lambda: mo.fft_conv(torch.cat([U, U], -1), SPECTRUM), ValueError, r"'spectrum' must be prepared for at least the length of 'u', L=40, got a spectrum prepared for 20"),
+    (lambda: mo.fft_conv(U[..., :19], CYCLIC), ValueError, r"'k' must be prepared for the length of 'u', L=19, as it is circular, got .* 20"),
+    (lambda: mo.fft_length(0), ValueError, r"fft_length: argument 'seqlen' must be at least 1, got 0"),
     (lambda: mo.fft_conv(U[:, :2], SPECTRUM), ValueError, r"'spectrum' must have shape \(H=2, spectrum=\d+\), got \(3, \d+\)"),
     (lambda: mo.fft_conv(U.double(), SPECTRUM), ValueError, r"'spectrum' must be prepared for the dtype of 'u', float64, got Float|spectrum"),
     (lambda: mo.fft_conv(U, SPECTRUM, skip=K[:, 0]), ValueError, r"'skip' belongs to fft_filter"),
@@ -54,6 +57,7 @@ REFUSED = [
     (lambda: mo.m2_mixer(A, None, SHORT, None, SPECTRUM, SPECTRUM), ValueError, r"'u' must be given with 'residual_spectrum', got None"),
     (lambda: mo.m2_mixer(A, U, SHORT[:3], None, SPECTRUM), ValueError, r"'short_weight' must have shape \(3H=9, K\), got \(3, 3\)"),
     (lambda: mo.m2_mixer(A, U, SHORT, None, K), TypeError, r"'spectrum' must be a FilterSpectrum, got Tensor"),
+    (lambda: mo.m2_mixer(A, U, SHORT, None, CYCLIC), ValueError, r"'spectrum' must not be circular, got FilterSpectrum\(.*"),
     (lambda: mo.m2_mixer(A, U, SHORT, None, SPECTRUM, mo.fft_filter(K, 19)), ValueError, r"'residual_spectrum' must be prepared like 'spectrum'"),
     # short convolution
     (lambda: mo.depthwise_conv1d(U[0], SHORT[:3]), ValueError, r"depthwise_conv1d: argument 'x' must have shape \(B, H, L\), got \(3, 20\)"),

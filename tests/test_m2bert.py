@@ -17,7 +17,7 @@ pytest.importorskip("transformers", reason="monarch_ops.m2bert needs the extra m
 
 from tiny_m2bert import LONGEST, VARIETIES, lively, padded_batch, tiny, tiny_config, words
 
-from monarch_ops import reference
+from monarch_ops import fft_length, reference
 from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertModel
 from monarch_ops.m2bert import model as m2bert_model
 from monarch_ops.m2bert.filters import SpectrumCache
@@ -146,19 +146,21 @@ def test_int32_ids_are_welcome() -> None:
 
 @pytest.fixture
 def cache() -> SpectrumCache:
-    return SpectrumCache(HyenaFilter(5, 40, order=8))
+    return SpectrumCache(HyenaFilter(5, 400, order=8))
 
 
 def assert_fresh(cache: SpectrumCache) -> None:
     """What the cache returns now is what the filter makes now."""
-    assert torch.equal(cache(30, torch.float32).data, cache.filter.spectrum(30, torch.float32).data)
+    length = min(fft_length(30), cache.filter.max_len)
+    assert torch.equal(cache(30, torch.float32).data, cache.filter.spectrum(length, torch.float32).data)
 
 
 @torch.no_grad()
 def test_spectrum_is_kept(cache: SpectrumCache) -> None:
     first = cache(30, torch.float32)
     assert cache(30, torch.float32) is first
-    assert cache(20, torch.float32) is not first
+    assert cache(fft_length(30), torch.float32) is first
+    assert cache(fft_length(30) + 1, torch.float32) is not first
     assert cache(30, torch.float32) is first
     assert cache(30, torch.float64).dtype == torch.float64
     assert_fresh(cache)
@@ -166,11 +168,33 @@ def test_spectrum_is_kept(cache: SpectrumCache) -> None:
 
 @torch.no_grad()
 def test_kept_spectra_are_bounded(cache: SpectrumCache) -> None:
-    kept = [cache(n, torch.float32) for n in (10, 20, 30)]
-    assert cache(30, torch.float32) is kept[2]
-    assert cache(20, torch.float32) is kept[1]
+    lengths = (10, 300, 400)  # 400 is the filter's own length, below the points of its transform
+    kept = [cache(n, torch.float32) for n in lengths]
+    assert len({s.seqlen for s in kept}) == 3
+    assert kept[2].seqlen == 400
+    cache.max_bytes = sum(s.data.nbytes for s in kept[1:])
+    assert cache(400, torch.float32) is kept[2]
+    assert cache(300, torch.float32) is kept[1]
     assert cache(10, torch.float32) is not kept[0]  # the oldest had to go
-    assert len(cache._kept) == cache.entries == 2
+    cache.max_bytes = kept[1].data.nbytes - 1
+    assert cache(300, torch.float32) is not cache(300, torch.float32)
+    assert not cache._kept
+
+
+@torch.no_grad()
+def test_texts_of_mixed_lengths_share_filters() -> None:
+    model, ids = tiny(max_position_embeddings=200), words(1, 200)
+    lengths = (70, 90, 100, 120)
+    assert len({fft_length(n) for n in lengths}) < len(lengths)
+    for n in lengths:
+        with torch.enable_grad():  # a filter of the text's own length
+            exact = model(ids[:, :n]).last_hidden_state
+        torch.testing.assert_close(model(ids[:, :n]).last_hidden_state, exact)
+    caches = [m._spectrum for m in model.modules() if isinstance(m, m2bert_model.M2BertMixer)]
+    assert all(len(c._kept) == len({fft_length(n) for n in lengths}) for c in caches)
+    model.limit_filter_cache(0)
+    model(ids)
+    assert not any(c._kept for c in caches)
 
 
 def test_no_spectrum_is_kept_while_gradients_are_recorded(cache: SpectrumCache) -> None:
@@ -261,16 +285,17 @@ def test_the_model_keeps_spectra_and_copies_start_without() -> None:
     with torch.enable_grad():
         uncached = model(ids).last_hidden_state
     assert [len(c._kept) for c in caches] == [0] * 4
-    assert torch.equal(model(ids).last_hidden_state, uncached)
+    first = model(ids).last_hidden_state
+    torch.testing.assert_close(first, uncached)
     assert [len(c._kept) for c in caches] == [1] * 4
-    assert torch.equal(model(ids).last_hidden_state, uncached)
+    assert torch.equal(model(ids).last_hidden_state, first)
     twin = copy.deepcopy(model)
     assert not twin.encoder.layer[0].attention._spectrum._kept
     assert twin.encoder.layer[0].attention._spectrum.filter is twin.encoder.layer[0].attention.filter_fn
-    assert torch.equal(twin(ids).last_hidden_state, uncached)
+    assert torch.equal(twin(ids).last_hidden_state, first)
     torch.save(model, io.BytesIO())
     model.encoder.layer[0].attention.filter_fn.bias.add_(1)
-    assert not torch.equal(model(ids).last_hidden_state, uncached)
+    assert not torch.equal(model(ids).last_hidden_state, first)
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------

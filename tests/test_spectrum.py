@@ -63,6 +63,32 @@ def test_moving_keeps_the_graph() -> None:
     assert k.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("L", [1, 3, 50, 99, 127])
+@pytest.mark.parametrize("prepared", [127, 128, 2000])
+def test_a_filter_serves_shorter_rows(L: int, prepared: int) -> None:
+    k, k_rev, skip = taps(3, prepared)
+    u, grad = torch.randn(2, 3, L, requires_grad=True), torch.randn(2, 3, L)
+    lengths = torch.tensor([L, (L + 1) // 2])
+    sides = {"k_rev": k_rev[:, : prepared - 1], "skip": skip}
+    wide = {name: t.double() for name, t in sides.items()}
+    ours = mo.fft_conv(u, mo.fft_filter(k, prepared, **sides), lengths=lengths)
+    exact = reference.fft_conv(u.double(), k.double(), **wide, lengths=lengths)
+    rounded = reference.fft_conv(u, k, **sides, lengths=lengths)
+    # rounding is relative to the whole filter, of which a short row sees a part
+    limit = bound(rounded, exact) * (prepared / L) ** 0.5
+    assert relative_error(ours, exact) < limit
+    gradients = [torch.autograd.grad(y, u, grad.to(y.dtype))[0] for y in (ours, exact)]
+    assert relative_error(*gradients) < 2 * limit
+
+
+def test_lengths_that_share_a_filter() -> None:
+    lengths = [mo.fft_length(n) for n in range(1, 3000)]
+    assert all(a >= n for n, a in enumerate(lengths, 1))
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) < 20
+    assert all(mo.fft_length(points) == points for points in lengths)
+
+
 @pytest.mark.parametrize("circular", [False, True])
 def test_filter_derivatives(circular: bool) -> None:
     k = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)

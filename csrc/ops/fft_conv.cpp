@@ -91,9 +91,10 @@ Tensor check_spectrum(const char* op, const char* name, const Tensor& spectrum, 
   return torch::stable::contiguous(spectrum);
 }
 
+// Taps at lags beyond a row reach no output, so a filter serves every row that is not longer than it was prepared for.
 void check_prepared_length(const char* op, int64_t prepared, int64_t seqlen) {
-  if (prepared != seqlen)
-    refuse(op, "spectrum", "be prepared for the length of 'u', L=" + std::to_string(seqlen),
+  if (prepared < seqlen)
+    refuse(op, "spectrum", "be prepared for at least the length of 'u', L=" + std::to_string(seqlen),
            "a spectrum prepared for " + std::to_string(prepared));
 }
 
@@ -240,7 +241,7 @@ Tensor fft_conv_spectrum(Tensor u, Tensor spectrum, OptTensor pre_gate, OptTenso
   const char* op = "fft_conv";
   const Inputs in(op, u, pre_gate, post_gate, lengths);
   check_prepared_length(op, seqlen, in.seqlen);
-  const FftConvPlan plan = plan_for(in.u, in.batch, in.channels, in.seqlen, in.gates(), {in.io, precise, variant});
+  const FftConvPlan plan = plan_for(in.u, in.batch, in.channels, seqlen, in.gates(), {in.io, precise, variant});
   const Tensor filter = check_spectrum(op, "spectrum", spectrum, in.u, in.channels, plan, in.io);
   const Tensor y = empty(in.u, {in.batch, in.channels, in.seqlen});
   FftConvArgs args = in.args(plan);
@@ -258,7 +259,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor gra
   const char* op = "fft_conv_spectrum_backward";
   const Inputs in(op, u, pre_gate, post_gate, lengths);
   check_prepared_length(op, seqlen, in.seqlen);
-  const FftConvPlan plan = plan_for(in.u, in.batch, in.channels, in.seqlen, in.gates(), {in.io, precise, variant});
+  const FftConvPlan plan = plan_for(in.u, in.batch, in.channels, seqlen, in.gates(), {in.io, precise, variant});
   const Tensor filter = check_spectrum(op, "spectrum", spectrum, in.u, in.channels, plan, in.io);
   FftConvGradArgs args{};
   args.forward = in.args(plan);
@@ -296,7 +297,7 @@ Tensor m2_mixer(Tensor a, OptTensor u, Tensor short_weight, OptTensor short_bias
   check_prepared_length(op, seqlen, L);
   const OptTensor valid = check_lengths(op, lengths, a, batch, L);
 
-  const FftConvPlan plan = plan_for(a, batch, channels, L, 0, {io, precise, variant});
+  const FftConvPlan plan = plan_for(a, batch, channels, seqlen, 0, {io, precise, variant});
   const ScalarType compute = dtype_of(compute_scalar(io));
   const Tensor main = check_spectrum(op, "spectrum", spectrum, a, channels, plan, io);
   OptTensor residual;

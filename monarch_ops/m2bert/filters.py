@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..nn import HyenaFilter
-from ..ops import FilterSpectrum
+from ..ops import FilterSpectrum, fft_length
 
 
 class _Entry(NamedTuple):
@@ -19,16 +19,19 @@ class _Entry(NamedTuple):
 
 
 class SpectrumCache:
-    """Prepared spectra of one :class:`HyenaFilter` for the most recent lengths.
+    """Prepared spectra of one :class:`HyenaFilter` for the most recent lengths, as many as `max_bytes` hold.
+
+    Lengths whose transforms have the same number of points share one (:func:`monarch_ops.fft_length`), so texts of
+    mixed lengths need few.
 
     Used only where no gradient is recorded. An entry holds as long as no parameter or buffer of the filter was changed
     in place or replaced. What PyTorch does not count, a change through ``parameter.data``, needs :meth:`clear`; the
     model's ``train()`` and ``eval()`` call it.
     """
 
-    def __init__(self, filter: HyenaFilter, entries: int = 2) -> None:
+    def __init__(self, filter: HyenaFilter, max_bytes: int = 256 << 20) -> None:
         self.filter = filter
-        self.entries = entries
+        self.max_bytes = max_bytes
         self._kept: OrderedDict[tuple, _Entry] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -39,17 +42,18 @@ class SpectrumCache:
         self._kept.clear()
 
     def __call__(self, seqlen: int, dtype: torch.dtype) -> FilterSpectrum:
-        """The spectrum for rows of length `seqlen` and dtype `dtype`."""
+        """A spectrum that serves rows of length `seqlen` and dtype `dtype`."""
         sources = [*self.filter.parameters(), *self.filter.buffers()]
         # tensors made in inference mode do not count their changes
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
             return self.filter.spectrum(seqlen, dtype)
-        key, versions = (seqlen, dtype), [t._version for t in sources]
+        shared = min(fft_length(seqlen, dtype, sources[0].device), self.filter.max_len)
+        key, versions = (shared, dtype), [t._version for t in sources]
         entry = self._kept.pop(key, None)  # put back below, as the most recent
         if entry is None or entry.versions != versions or not all(map(_same_memory, entry.sources, sources)):
-            entry = _Entry(self.filter.spectrum(seqlen, dtype), [t.detach() for t in sources], versions)
+            entry = _Entry(self.filter.spectrum(shared, dtype), [t.detach() for t in sources], versions)
         self._kept[key] = entry
-        while len(self._kept) > self.entries:
+        while sum(e.spectrum.data.nbytes for e in self._kept.values()) > self.max_bytes:
             self._kept.popitem(last=False)
         return entry.spectrum
 

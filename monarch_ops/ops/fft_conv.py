@@ -77,6 +77,11 @@ def _with_spectrum(
     circular: bool,
     variant: str | None,
 ) -> Tensor:
+    if spectrum.circular and u.shape[-1] != spectrum.seqlen:
+        raise ValueError(
+            f"fft_conv: argument 'k' must be prepared for the length of 'u', L={u.shape[-1]}, as it is circular, "
+            f"got a spectrum prepared for {spectrum.seqlen}"
+        )
     for name, value in (("k_rev", k_rev), ("skip", skip), ("circular", circular or None), ("variant", variant)):
         if value is not None:
             raise ValueError(f"fft_conv: argument {name!r} belongs to fft_filter when 'k' is a FilterSpectrum")

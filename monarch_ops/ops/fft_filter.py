@@ -17,13 +17,15 @@ def _plan(channels: int, seqlen: int, dtype: torch.dtype, device: torch.device, 
 
 
 class FilterSpectrum:
-    """The spectrum of a filter for one sequence length, in the order the kernels read it.
+    """The spectrum of a filter, in the order the kernels read it.
 
-    Made by :func:`fft_filter`, passed to :func:`fft_conv` and :func:`m2_mixer` in place of the taps.
+    Made by :func:`fft_filter`, passed to :func:`fft_conv` and :func:`m2_mixer` in place of the taps. It serves every
+    row that is not longer than the length it was prepared for, at the cost of that length; :func:`fft_length` gives the
+    longest one that costs no more.
 
     Attributes:
         data: (H, n) float32 or float64 tensor; its layout belongs to the kernel named by `variant`.
-        seqlen: the length L it was prepared for; any other is refused.
+        seqlen: the length it was prepared for. Longer rows are refused; with `circular` so are shorter ones.
         dtype: the dtype of the rows it was prepared for.
     """
 
@@ -108,6 +110,21 @@ class FilterSpectrum:
         )
 
 
+def fft_length(seqlen: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> int:
+    """Points of the transform that rows of length `seqlen` take: as few of the form {1, 3, 5} 2^n as hold them.
+
+    All lengths with the same number of points cost about the same, and a filter prepared for that number serves them
+    all: of the lengths up to L, at most 3 log2(L) filters need to be prepared.
+
+    Args:
+        seqlen: length L >= 1 of the rows.
+        dtype, device: of the rows; they decide which kernel runs, and with it how small a transform can be.
+    """
+    if seqlen < 1:
+        raise ValueError(f"fft_length: argument 'seqlen' must be at least 1, got {seqlen}")
+    return _plan(1, seqlen, dtype, torch.device(device), False, -1)["points"]
+
+
 def fft_filter(
     k: Tensor,
     seqlen: int,
@@ -124,7 +141,7 @@ def fft_filter(
 
     Args:
         k: (H, Lk) taps at lags 0, 1, ...; any floating dtype.
-        seqlen: length L of the rows it will be used on.
+        seqlen: length L of the longest rows it will be used on (of all of them with `circular`).
         k_rev: (H, Lr) taps at lags -1, -2, ...; not with `circular`.
         skip: (H,) weight of the input itself.
         circular: indices modulo `seqlen`, Lk <= seqlen.

@@ -31,7 +31,7 @@ def m2_mixer(
         u: (B, H, L) input of the residual convolution; None without one.
         short_weight: (3H, K) taps of the short convolution, the last one for the current token.
         short_bias: (3H,) or None.
-        spectrum, residual_spectrum: filters from :func:`fft_filter` for length L.
+        spectrum, residual_spectrum: filters from :func:`fft_filter`, not circular, for a length of at least L.
         lengths: (B,) int32 or int64: positions >= lengths[b] count as zero and come out zero.
 
     Returns:
@@ -45,6 +45,8 @@ def m2_mixer(
     for name, s in (("spectrum", spectrum), ("residual_spectrum", residual_spectrum)):
         if not isinstance(s, FilterSpectrum) and (s is not None or name == "spectrum"):
             raise TypeError(f"m2_mixer: argument {name!r} must be a FilterSpectrum, got {type(s).__name__}")
+        if s is not None and s.circular:
+            raise ValueError(f"m2_mixer: argument {name!r} must not be circular, got {s}")
     residual = None
     if residual_spectrum is not None:
         residual = residual_spectrum.data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,15 +12,29 @@ from monarch_ops.m2bert.model import M2BertLayer, M2BertModel
 from monarch_ops.nn import HyenaFilter
 
 
+def blockdiag_bmm(a: Tensor, w: Tensor) -> Tensor:
+    """A block-diagonal product as one batched product and a transposition, as in the published code."""
+    parts = a.reshape(-1, w.shape[0], w.shape[2]).transpose(0, 1)
+    return torch.bmm(parts, w.transpose(1, 2)).transpose(0, 1).reshape(*a.shape[:-1], -1)
+
+
+def blockdiag_einsum(a: Tensor, w: Tensor) -> Tensor:
+    """... and as the formula says it."""
+    return torch.einsum("...gp,gqp->...gq", a.unflatten(-1, (w.shape[0], w.shape[2])), w).flatten(-2)
+
+
 def separate_ops_mlp(
-    x: Tensor, w_in: Tensor, w_out: Tensor, b_out: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor,
+    w_in: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    blocks: Callable[[Tensor, Tensor], Tensor] = blockdiag_bmm,
 ) -> Tensor:
-    """The M2-BERT MLP as separate PyTorch ops; a block-diagonal product is one batched product and a transposition."""
-
-    def blocks(a: Tensor, w: Tensor) -> Tensor:
-        parts = a.reshape(-1, w.shape[0], w.shape[2]).transpose(0, 1)
-        return torch.bmm(parts, w.transpose(1, 2)).transpose(0, 1).reshape(*a.shape[:-1], -1)
-
+    """The M2-BERT MLP as separate PyTorch ops."""
     gate, value = blocks(x, w_in).chunk(2, -1)
     y = blocks(F.gelu(gate) * value, w_out) + b_out
     return F.layer_norm(y + residual, (y.shape[-1],), weight, bias, eps)

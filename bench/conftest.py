@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +17,12 @@ from torch import Tensor
 from monarch_ops import _C
 
 DEVICES = ["cpu", "cuda"] if _C.cuda_devices() else ["cpu"]
-RATIOS: list[str] = []  # printed when all is done
+ROWS: list[dict] = []  # what was measured
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also the rows that take minutes each")
+    parser.addoption("--record", type=Path, help="JSON file for the rows, rewritten after each")
 
 
 @pytest.fixture(params=DEVICES)
@@ -62,7 +65,7 @@ def _peak_mib(function: Callable[[], object], device: torch.device) -> float | N
 
 
 @pytest.fixture
-def compare(benchmark, device: torch.device) -> Callable[..., None]:
+def compare(request: pytest.FixtureRequest, benchmark, device: torch.device) -> Callable[..., None]:
     """compare(problem, ours, theirs, baseline): blocks in turns; a ratio per pair, errors, memory."""
 
     def run(
@@ -81,30 +84,54 @@ def compare(benchmark, device: torch.device) -> Callable[..., None]:
         blocks = [(_block(ours, device, seconds), _block(theirs, device, seconds)) for _ in range(pairs)]
         low, ratio, high = quantiles([their / our for our, their in blocks], n=4)
         our_time, their_time = (median(times) for times in zip(*blocks, strict=True))
-        spread = f"({low:.2f} .. {high:.2f})"
-        line = f"{device.type}  {problem:44} {our_time * 1e3:8.2f} ms  x{ratio:5.2f} {spread:16} {baseline:22}"
-        if None not in peaks:
-            line += f"  memory {peaks[0]:.0f}, theirs {peaks[1]:.0f} MiB"
-        if errors:
-            line += f"  error {errors[0]:.1e}, theirs {errors[1]:.1e}"
-        RATIOS.append(line)
+        row = {"device": device.type, "problem": problem, "seconds": our_time, "baseline": baseline}
+        row |= {"baseline seconds": their_time, "ratio": ratio, "quartiles": [low, high]}
+        row |= {"errors": errors, "peak MiB": [] if None in peaks else peaks}
+        ROWS.append(row)
+        _record(request.config)
         benchmark.group = f"{device.type} {problem}"
-        benchmark.extra_info |= {"baseline": baseline, "ratio": ratio, "baseline seconds": their_time}
-        benchmark.extra_info |= {"quartiles": [low, high], "errors": errors, "peak MiB": peaks}
+        benchmark.extra_info |= row
         benchmark.pedantic(ours, rounds=3 if once < 20 else 1)
 
     return run
 
 
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    """What a recorded file says of its machine: nothing that names it."""
-    machine_info.pop("node", None)
-    malloc = os.environ.get("GLIBC_TUNABLES", "default")
-    machine_info |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "malloc": malloc}
+def _record(config: pytest.Config) -> None:
+    """Write what has been measured so far, whole at any moment."""
+    path = config.getoption("--record")
+    if path is None:
+        return
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    info = _C.build_info()
+    content = {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit.stdout.strip(),
+        "torch": torch.__version__,
+        "instruction set": info["cpu_isa"],
+        "gpu": torch.cuda.get_device_name() if "cuda" in DEVICES else None,
+        "threads": torch.get_num_threads(),
+        "malloc": os.environ.get("GLIBC_TUNABLES", "default"),
+        "rows": ROWS,
+    }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
+
+
+def _line(row: dict) -> str:
+    low, high = row["quartiles"]
+    spread = f"({low:.2f} .. {high:.2f})"
+    line = f"{row['device']}  {row['problem']:44} {row['seconds'] * 1e3:8.2f} ms  x{row['ratio']:5.2f} {spread:16} "
+    line += f"{row['baseline']:22}"
+    if row["peak MiB"]:
+        line += "  memory {:.0f}, theirs {:.0f} MiB".format(*row["peak MiB"])
+    if row["errors"]:
+        line += "  error {:.1e}, theirs {:.1e}".format(*row["errors"])
+    return line
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if RATIOS:
+    if ROWS:
         terminalreporter.section("our time, and how many times faster than the baseline: median (quartiles) of pairs")
-        for line in RATIOS:
-            terminalreporter.line(line)
+        for row in ROWS:
+            terminalreporter.line(_line(row))

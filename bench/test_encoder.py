@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from baselines import published_forward
+from baselines import dense_product, published_forward
 
 from monarch_ops.demo.speed import models
 
@@ -30,6 +30,26 @@ def test_encoder(request, compare, benchmark, device, encoders, length, baseline
     }[baseline]
     compare(f"M2-BERT-80M forward (1, {length})", lambda: m2(ids).last_hidden_state, theirs, baseline, seconds=0.5)
     benchmark.extra_info["tokens/s"] = length / benchmark.stats["median"]
+
+
+@pytest.mark.parametrize("length", LENGTHS[:3])
+@torch.no_grad()
+def test_encoder_against_its_arithmetic(compare, device, encoders, length):
+    """How near the whole encoder is to the time of the multiplications of its matrices alone."""
+    m2 = encoders[0].to(device)
+    ids = torch.randint(5, 30000, (1, length), device=device)
+    layers = [
+        [w.numel() for name, w in layer.named_parameters() if w.dim() > 1 and "filter" not in name]
+        for layer in m2.encoder.layer
+    ]
+    products = [dense_product(length, length * sum(sizes), device) for sizes in layers]
+    compare(
+        f"M2-BERT-80M forward (1, {length})",
+        lambda: m2(ids).last_hidden_state,
+        lambda: [product() for product in products],
+        "x @ w, same FLOPs",
+        seconds=0.5,
+    )
 
 
 def test_baseline_computes_the_same(encoders):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from baselines import blockdiag_bmm, blockdiag_einsum, separate_ops_mlp
+from baselines import blockdiag_bmm, blockdiag_einsum, dense_product, separate_ops_mlp
 
 import monarch_ops as mo
 
@@ -23,4 +23,17 @@ def test_mlp(compare, device, positions, blocks):
         lambda: separate_ops_mlp(*arguments, *norm, 1e-12, blocks),
         "separate ops, " + blocks.__name__.removeprefix("blockdiag_"),
         exact,
+    )
+
+
+@pytest.mark.parametrize("positions", [128, 512, 4096])
+def test_mlp_against_its_arithmetic(compare, device, positions):
+    """How near the MLP, GELU, gate and norm included, is to the time of its multiplications alone."""
+    x, w_in, w_out = (torch.randn(*s, device=device) for s in ((positions, 768), (4, 1536, 192), (4, 192, 768)))
+    weight, bias = (torch.randn(768, device=device) for _ in range(2))
+    compare(
+        f"blockdiag_glu_mlp ({positions}, 768 -> 2 x 3072)",
+        lambda: mo.blockdiag_glu_mlp(x, w_in, w_out, bias, residual=x, norm_weight=weight, norm_bias=bias),
+        dense_product(positions, positions * (w_in.numel() + w_out.numel()), device),
+        "x @ w, same FLOPs",
     )

@@ -1,6 +1,6 @@
 """FFT long convolutions and Monarch block-diagonal matmuls for PyTorch, with compiled CPU and CUDA kernels.
 
-Ops: :func:`fft_conv`, :func:`fft_filter`, :func:`depthwise_conv1d`, :func:`blockdiag_matmul`,
+Ops: :func:`fft_conv`, :func:`fft_filter`, :func:`fft_length`, :func:`depthwise_conv1d`, :func:`blockdiag_matmul`,
 :func:`monarch_matmul`, :func:`blockdiag_glu_mlp`, :func:`m2_mixer`. Modules: :mod:`monarch_ops.nn`. Drop-in
 replacements for other libraries: :mod:`monarch_ops.compat`. The model: :mod:`monarch_ops.m2bert`.
 """

@@ -198,9 +198,10 @@ def test_scale_does_not_change_accuracy(dtype: torch.dtype, scale: float) -> Non
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("length", [16384, 16383])  # rows that start on a vector's boundary, and some that do not
-def test_results_larger_than_the_caches(length: int, variant: str) -> None:
-    u, k = torch.randn(2, 140, length), torch.randn(140, length) / length**0.5
-    assert u.numel() * 4 > 16 << 20
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_results_larger_than_the_caches(dtype: torch.dtype, length: int, variant: str) -> None:
+    u, k = torch.randn(2, 140, length, dtype=dtype), torch.randn(140, length, dtype=dtype) / length**0.5
+    assert u.nbytes > 16 << 20
     exact = reference.fft_conv(u.double(), k.double())
     assert_matches(mo.fft_conv(u, k, variant=variant), exact, reference.fft_conv(u, k))
 

@@ -43,6 +43,7 @@ struct Inputs {
     a.lengths = static_cast<const int64_t*>(data_of(lengths));
     a.tree = plan.tree;
     a.blocks = plan.blocks;
+    a.channel_tile = plan.channel_tile;
     return a;
   }
 };
@@ -187,6 +188,7 @@ Tensor fft_conv(Tensor u, Tensor k, OptTensor k_rev, OptTensor skip, OptTensor p
   const Tensor y = empty(in.u, {in.batch, in.channels, in.seqlen});
   FftConvArgs args = in.args(plan);
   args.taps = taps.taps();
+  args.channel_tile = 1;  // a thread keeps one filter at a time
   args.y = rows_of(y);
   run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u, plan.workspace_bytes);
   return y;
@@ -210,7 +212,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
   FftConvGradArgs args{};
   args.forward = in.args(plan);
   args.forward.taps = taps.taps();
-  args.forward.channel_tile = plan.channel_tile;
   args.batch_slices = plan.batch_slices;
   const RowGradients rows(op, grad, in, wanted(output_mask, 0), wanted(output_mask, 4), wanted(output_mask, 5), args);
   Taps grads{};
@@ -246,7 +247,6 @@ Tensor fft_conv_spectrum(Tensor u, Tensor spectrum, OptTensor pre_gate, OptTenso
   const Tensor y = empty(in.u, {in.batch, in.channels, in.seqlen});
   FftConvArgs args = in.args(plan);
   args.spectrum = filter.data_ptr();
-  args.channel_tile = plan.channel_tile;
   args.y = rows_of(y);
   run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u, plan.workspace_bytes);
   return y;
@@ -264,7 +264,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor gra
   FftConvGradArgs args{};
   args.forward = in.args(plan);
   args.forward.spectrum = filter.data_ptr();
-  args.forward.channel_tile = plan.channel_tile;
   args.batch_slices = plan.batch_slices;
   const RowGradients rows(op, grad, in, wanted(output_mask, 0), wanted(output_mask, 2), wanted(output_mask, 3), args);
   const bool want_filter = wanted(output_mask, 1);

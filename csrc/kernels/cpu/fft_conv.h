@@ -192,18 +192,15 @@ struct FftConv {
 
   // What a row still needs, and the input of the next.
   template <class Io>
-  static Ahead needed_soon(const FftConvArgs& a, const Exec& exec, int64_t task) {
-    const auto [b, h] = Task(a, task);
+  static Ahead needed_soon(const FftConvArgs& a, Task now, Task next) {
     const int64_t bytes = a.seqlen * int64_t(sizeof(Io));
     Ahead ahead;
     ahead.bytes_per_scalar = sizeof(Io);
     if (bytes > kReadAhead) return ahead;
-    ahead.stream[0] = reinterpret_cast<const char*>(row<Io>(a.post_gate, b, h));
-    if (bytes <= kWriteAhead) ahead.stream[1] = reinterpret_cast<const char*>(row<Io>(a.y, b, h));
-    if (task + 1 == exec.end) return ahead;
-    const auto [next_b, next_h] = Task(a, task + 1);
-    ahead.stream[2] = reinterpret_cast<const char*>(row<Io>(a.u, next_b, next_h));
-    ahead.stream[3] = reinterpret_cast<const char*>(row<Io>(a.pre_gate, next_b, next_h));
+    ahead.stream[0] = reinterpret_cast<const char*>(row<Io>(a.post_gate, now.b, now.h));
+    if (bytes <= kWriteAhead) ahead.stream[1] = reinterpret_cast<const char*>(row<Io>(a.y, now.b, now.h));
+    ahead.stream[2] = reinterpret_cast<const char*>(row<Io>(a.u, next.b, next.h));
+    ahead.stream[3] = reinterpret_cast<const char*>(row<Io>(a.pre_gate, next.b, next.h));
     return ahead;
   }
 
@@ -215,8 +212,11 @@ struct FftConv {
     T* const w = work.get();
     const bool large = a.batch * a.channels * a.seqlen * int64_t(sizeof(Io)) >= kPastCaches;
     int64_t have = -1;
+    Task next(a, exec.begin);
     for (int64_t task = exec.begin; task < exec.end; ++task) {
-      const auto [b, h] = Task(a, task);
+      const Task now = next;
+      const auto [b, h] = now;
+      if (task + 1 < exec.end) next = Task(a, task + 1);
       const T* filter = own_filter.get();
       if (a.spectrum) {
         filter = static_cast<const T*>(a.spectrum) + h * 2 * tree.points;
@@ -227,7 +227,7 @@ struct FftConv {
       const int64_t valid = valid_length(a.lengths, b, a.seqlen);
       Io* y = row<Io>(a.y, b, h);
       E::transform(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid},
-                   MultiplyBins{filter, needed_soon<Io>(a, exec, task)},
+                   MultiplyBins{filter, needed_soon<Io>(a, now, next)},
                    GatedSink<Io>{.y = y,
                                  .gate = row<Io>(a.post_gate, b, h),
                                  .valid = valid,

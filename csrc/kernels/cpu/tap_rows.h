@@ -2,7 +2,6 @@
 #pragma once
 
 #include "../args.h"
-#include "../math/taps.h"
 #include "simd.h"
 
 namespace monarch {

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from baselines import dense_product
 from torch import Tensor
 
 import monarch_ops as mo
+from monarch_ops import _C
 from monarch_ops.demo.speed import torch_fft_conv
 
 SHAPES = [
@@ -65,6 +67,20 @@ def test_prepared_filter_and_gates(compare, device, shape, dtype):
         lambda: gated_torch_conv(u.float(), pre.float(), post.float(), spectrum, skip).to(dtype),
         "torch.fft, prepared",
         exact,
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_prepared_filter_against_its_arithmetic(compare, device, shape):
+    """How near the convolution is to the time of as many multiplications and additions in a dense product."""
+    u, pre, post, k, skip = problem(shape, device, 3)
+    ready = mo.fft_filter(k, shape[2], skip=skip)
+    flops = _C.explain_fft_conv(*shape, gates=2, device=device.type)["flops"]
+    compare(
+        f"fft_conv {shape} prepared, gated",
+        lambda: mo.fft_conv(u, ready, pre_gate=pre, post_gate=post),
+        dense_product(4096, int(flops / 2), device),
+        "x @ w, same FLOPs",
     )
 
 

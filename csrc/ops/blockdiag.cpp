@@ -47,11 +47,11 @@ Matrices matrices_of(const Tensor& x, bool as_channel_major) {
   if (as_channel_major) {
     const int64_t L = x.size(d - 2), B = x.numel() / (F * L);
     const Tensor t = innermost_contiguous(reshape(transpose(x, -2, -1), Shape{B, F, L}));
-    return {t, {t.data_ptr(), t.stride(0), 1, t.stride(1)}, B, L};
+    return {t, {t.data_ptr(), t.stride(0), 1, t.stride(1)}, L};
   }
   const int64_t M = x.numel() / F;
   const Tensor t = innermost_contiguous(reshape(x, Shape{M, F}));
-  return {t, {t.data_ptr(), 0, t.stride(0), 1}, 1, M};
+  return {t, {t.data_ptr(), 0, t.stride(0), 1}, M};
 }
 
 namespace {

@@ -18,7 +18,7 @@ Tensor empty_result(const Tensor& x, int64_t features);
 struct Matrices {
   Tensor owner;  // x, or the copy that its strides made necessary
   Matrix view;
-  int64_t batch, positions;
+  int64_t positions;  // of one matrix
 };
 Matrices matrices_of(const Tensor& x, bool as_channel_major);
 

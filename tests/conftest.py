@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulator import build
 
 import monarch_ops as mo
 
@@ -48,6 +49,11 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def emulator_files() -> dict[str, Path]:
+    return build.build()
 
 
 @pytest.fixture

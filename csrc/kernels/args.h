@@ -30,7 +30,7 @@ struct FftFilterArgs {
   Taps taps;
   void* spectrum;
   TreeShape tree;
-  int64_t blocks = 0;  // CUDA: thread blocks in flight, here and below
+  Workspace workspace;  // CUDA, here and below: how much scratch memory there is
 };
 
 struct FftConvArgs {
@@ -41,7 +41,7 @@ struct FftConvArgs {
   const void* spectrum = nullptr;    // (H, spectrum scalars), or null: use the taps
   Taps taps;
   TreeShape tree;
-  int64_t blocks = 0;
+  Workspace workspace;
   int64_t channel_tile = 1;  // CPU: channels whose rows are worked on together, batch row after batch row
 };
 
@@ -69,7 +69,7 @@ struct MixerArgs {
   const void* spectrum;
   const void* residual_spectrum = nullptr;
   TreeShape tree;
-  int64_t blocks = 0;
+  Workspace workspace;
   int64_t channel_tile = 1;
 };
 
@@ -90,7 +90,8 @@ struct DepthwiseWeightGradArgs {
   Scalar io;
   bool channels_last;
   Rows x, grad;
-  void* weight_grad;  // (H, taps), compute type
+  void* weight_grad;   // (H, taps), compute type
+  int64_t slices = 1;  // CUDA, channels last: partial sums over positions
 };
 
 // h[m, j] = gelu(a[m, j]) * a[m, inner + j]

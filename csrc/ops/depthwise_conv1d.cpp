@@ -90,9 +90,12 @@ Tensor depthwise_conv1d_weight_grad(Tensor grad, Tensor x, int64_t taps, int64_t
                                      .channels_last = channels_last,
                                      .x = rows_of(input),
                                      .grad = rows_of(output),
-                                     .weight_grad = result.data_ptr()};
+                                     .weight_grad = result.data_ptr(),
+                                     .slices = depthwise_slices(in.channels, in.batch * out.seqlen)};
   const int64_t grain = channels_last ? 64 : 1;  // a cache line of channels at a time where they are innermost
-  run(kernel_for(x, io, variant).weight_grad, args, in.channels, grain, x);
+  const int64_t workspace =
+      channels_last && !x.is_cpu() ? args.slices * in.channels * taps * int64_t(sizeof(float)) : 0;
+  run(kernel_for(x, io, variant).weight_grad, args, in.channels, grain, x, workspace);
   return result;
 }
 

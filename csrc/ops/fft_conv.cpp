@@ -42,7 +42,7 @@ struct Inputs {
     a.u = rows_of(u), a.pre_gate = rows_of(pre_gate), a.post_gate = rows_of(post_gate);
     a.lengths = static_cast<const int64_t*>(data_of(lengths));
     a.tree = plan.tree;
-    a.blocks = plan.blocks;
+    a.workspace = plan.workspace;
     a.channel_tile = plan.channel_tile;
     return a;
   }
@@ -89,7 +89,9 @@ Tensor check_spectrum(const char* op, const char* name, const Tensor& spectrum, 
   if (spectrum.scalar_type() != wanted)
     refuse(op, name, std::string("be prepared for the dtype of 'u', ") + scalar_name(io),
            torch::headeronly::toString(spectrum.scalar_type()));
-  return torch::stable::contiguous(spectrum);
+  const Tensor rows = torch::stable::contiguous(spectrum);
+  constexpr uintptr_t kVectorBytes = 16;  // what CUDA kernels read at once
+  return reinterpret_cast<uintptr_t>(rows.data_ptr()) % kVectorBytes ? torch::stable::clone(rows) : rows;
 }
 
 // Taps at lags beyond a row reach no output, so a filter serves every row that is not longer than it was prepared for.
@@ -149,8 +151,8 @@ Tensor fft_filter(Tensor k, OptTensor k_rev, OptTensor skip, int64_t seqlen, boo
   const FftConvPlan plan = plan_for(k, 1, channels, seqlen, 0, {*io, precise, variant});
   const CheckedTaps taps(op, k, k_rev, skip, k, "k", channels, seqlen, circular, compute_scalar(*io));
   const Tensor spectrum = empty(k, {channels, plan.spectrum_scalars}, dtype_of(compute_scalar(*io)));
-  FftFilterArgs args{channels, seqlen, taps.taps(), spectrum.data_ptr(), plan.tree, plan.blocks};
-  run(kernel_of(plan).filter, args, channels, row_grain(seqlen), k, plan.workspace_bytes);
+  FftFilterArgs args{channels, seqlen, taps.taps(), spectrum.data_ptr(), plan.tree, plan.workspace};
+  run(kernel_of(plan).filter, args, channels, row_grain(seqlen), k, plan.workspace_bytes(0, plan.row_parts(1)));
   return spectrum;
 }
 
@@ -174,8 +176,8 @@ std::tuple<Tensor, Tensor, Tensor> fft_filter_backward(Tensor grad, int64_t num_
                   .num_rev = num_rev,
                   .skip = with_skip ? skip.data_ptr() : nullptr,
                   .circular = circular};
-  FftFilterArgs args{channels, seqlen, taps, spectrum.data_ptr(), plan.tree, plan.blocks};
-  run(kernel_of(plan).filter_adjoint, args, channels, row_grain(seqlen), grad, plan.workspace_bytes);
+  FftFilterArgs args{channels, seqlen, taps, spectrum.data_ptr(), plan.tree, plan.workspace};
+  run(kernel_of(plan).filter_adjoint, args, channels, row_grain(seqlen), grad, plan.workspace_bytes(0, 1));
   return {k, k_rev, skip};
 }
 
@@ -190,7 +192,8 @@ Tensor fft_conv(Tensor u, Tensor k, OptTensor k_rev, OptTensor skip, OptTensor p
   args.taps = taps.taps();
   args.channel_tile = 1;  // a thread keeps one filter at a time
   args.y = rows_of(y);
-  run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u, plan.workspace_bytes);
+  run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u,
+      plan.workspace_bytes(1, plan.row_parts(1)));
   return y;
 }
 
@@ -228,11 +231,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
     partial = empty(u, {H, plan.batch_slices, plan.spectrum_scalars}, dtype);
     args.spectrum_grad = partial.data_ptr();
   }
-  run(kernel_of(plan).backward, args, H * plan.batch_slices, 1, in.u, plan.workspace_bytes);
+  run(kernel_of(plan).backward, args, H * plan.batch_slices, 1, in.u,
+      plan.workspace_bytes(2, std::max(1, plan.row_parts(2))));
   if (filter_wanted && !direct) {
     const Tensor total = sum_slices(partial);
-    FftFilterArgs adjoint{H, in.seqlen, grads, total.data_ptr(), plan.tree, plan.blocks};
-    run(kernel_of(plan).filter_adjoint, adjoint, H, row_grain(in.seqlen), in.u, plan.workspace_bytes);
+    FftFilterArgs adjoint{H, in.seqlen, grads, total.data_ptr(), plan.tree, plan.workspace};
+    run(kernel_of(plan).filter_adjoint, adjoint, H, row_grain(in.seqlen), in.u, plan.workspace_bytes(0, 1));
   }
   return {rows.u, dk, drev, dskip, rows.pre, rows.post};
 }
@@ -248,7 +252,8 @@ Tensor fft_conv_spectrum(Tensor u, Tensor spectrum, OptTensor pre_gate, OptTenso
   FftConvArgs args = in.args(plan);
   args.spectrum = filter.data_ptr();
   args.y = rows_of(y);
-  run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u, plan.workspace_bytes);
+  run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u,
+      plan.workspace_bytes(0, plan.row_parts(1)));
   return y;
 }
 
@@ -270,7 +275,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor gra
   const Tensor partial =
       output(want_filter, u, {in.channels, plan.batch_slices, plan.spectrum_scalars}, filter.scalar_type());
   if (want_filter) args.spectrum_grad = partial.data_ptr();
-  run(kernel_of(plan).backward, args, in.channels * plan.batch_slices, 1, in.u, plan.workspace_bytes);
+  run(kernel_of(plan).backward, args, in.channels * plan.batch_slices, 1, in.u,
+      plan.workspace_bytes(0, plan.row_parts(2)));
   return {rows.u, want_filter ? sum_slices(partial) : partial, rows.pre, rows.post};
 }
 
@@ -314,9 +320,10 @@ Tensor m2_mixer(Tensor a, OptTensor u, Tensor short_weight, OptTensor short_bias
   args.lengths = static_cast<const int64_t*>(data_of(valid));
   args.spectrum = main.data_ptr(), args.residual_spectrum = data_of(residual);
   args.tree = plan.tree;
-  args.blocks = plan.blocks;
+  args.workspace = plan.workspace;
   args.channel_tile = std::max<int64_t>(1, plan.channel_tile / (residual ? 2 : 1));
-  run(kernel_of(plan).mixer, args, batch * channels, row_grain(L), a, plan.workspace_bytes);
+  run(kernel_of(plan).mixer, args, batch * channels, row_grain(L), a,
+      plan.workspace_bytes(0, plan.row_parts(1) + (residual ? 1 : 0)));
   return y;
 }
 

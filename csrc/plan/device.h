@@ -15,10 +15,11 @@ enum class Isa : int8_t { generic, avx2, avx512, cuda };
 
 struct DeviceInfo {
   DeviceKind kind = DeviceKind::cpu;
-  Isa isa = Isa::generic;      // best instruction set of this CPU
-  int index = 0;               // CUDA device number
-  int multiprocessors = 0;     // CUDA only, as are the next two
-  int64_t shared_memory = 0;   // bytes one block may use
+  Isa isa = Isa::generic;     // best instruction set of this CPU
+  int index = 0;              // CUDA device number
+  int multiprocessors = 0;    // CUDA only, as are the next three
+  int64_t shared_memory = 0;  // bytes one block may use
+  int64_t l2_bytes = 0;
   int compute_capability = 0;  // 90 for sm_90
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "tiles.h"
+
 namespace monarch {
 
 const char* scalar_name(Scalar s) {
@@ -62,8 +64,11 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
   const int64_t compute_bytes = scalar_bytes(compute_scalar(p.request.io));
   plan.channel_tile = std::clamp<int64_t>(kFilterCacheBytes / (plan.spectrum_scalars * compute_bytes), 1, channels);
   if (cuda) {
-    plan.blocks = std::clamp<int64_t>(channels * std::max<int64_t>(p.batch, 1), 1, 2 * device.multiprocessors);
-    plan.workspace_bytes = plan.blocks * kSpectraPerBlock * plan.spectrum_scalars * compute_bytes;
+    const int64_t row_bytes = plan.spectrum_scalars * compute_bytes, rows = channels * std::max<int64_t>(p.batch, 1);
+    plan.workspace.channels = std::clamp<int64_t>(device.l2_bytes / row_bytes, 1, channels);
+    plan.workspace.rows = std::clamp<int64_t>(device.l2_bytes / 2 / row_bytes, 1, rows);
+    for (int buffers : {1, 2})
+      if (plan_tiles(plan.tree, buffers, rows, device).whole) plan.whole_buffers = buffers;
   }
   plan.cost = fft_conv_cost(p.batch, p.channels, p.seqlen, scalar_bytes(p.request.io), p.gates, plan.tree.points,
                             plan.spectrum_scalars * compute_bytes);

@@ -41,8 +41,11 @@ int choose_variant(std::span<const VariantInfo> rows, const Request& request, co
 // CPU: part of a core's cache that filters may fill, so that rows can be read in the order in which they lie in memory.
 constexpr int64_t kFilterCacheBytes = 128 << 10;
 
-// CUDA: transforms that fit into the scratch memory of one thread block.
-constexpr int kSpectraPerBlock = 4;
+// CUDA: device memory between the launches of one call comes in parts of two sizes, for the spectra of so many channels
+// or for so many rows of complex numbers: few enough to stay in the L2 cache, which rows share with tensors.
+struct Workspace {
+  int64_t channels = 0, rows = 0;
+};
 
 struct FftConvProblem {
   int64_t batch, channels, seqlen;
@@ -56,10 +59,25 @@ struct FftConvPlan {
   int64_t spectrum_scalars;  // per channel, of the compute type
   int64_t batch_slices;      // independent partial sums of the filter gradient
   int64_t channel_tile;      // CPU: channels whose prepared filters stay in cache together
-  int64_t blocks;            // CUDA: thread blocks in flight, each with its own workspace
-  int64_t workspace_bytes;   // CUDA: of all blocks together
+  Workspace workspace;       // CUDA
+  int whole_buffers;         // CUDA: so many rows fit into a thread block side by side: 0, 1 or 2
   Cost cost;
+
+  // Of a call that needs so many parts of each size; nothing on the CPU.
+  int64_t workspace_bytes(int channel_parts, int row_parts) const {
+    return (channel_parts * workspace.channels + row_parts * workspace.rows) * spectrum_scalars * 4;
+  }
+  // Row parts for rows that do not fit into a block `buffers` times.
+  int row_parts(int buffers) const { return whole_buffers < buffers ? buffers : 0; }
 };
+
+// CUDA: partial sums of the weight gradient of a short convolution whose channels are innermost. Enough to keep a
+// machine busy; a function of the sizes alone, so that the result does not depend on the machine.
+constexpr int64_t depthwise_slices(int64_t channels, int64_t positions) {
+  const int64_t wanted = 32768 / (channels > 0 ? channels : 1), most = (positions + 255) / 256;
+  const int64_t slices = wanted < most ? wanted : most;
+  return slices > 1 ? slices : 1;
+}
 
 MONARCH_API FftConvPlan plan_fft_conv(const FftConvProblem& problem, std::span<const VariantInfo> rows,
                                       const DeviceInfo& device);

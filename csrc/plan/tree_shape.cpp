@@ -1,15 +1,32 @@
 #include "tree_shape.h"
 
-#include <span>
+#include <initializer_list>
 
 namespace monarch {
 
-TreeShape choose_tree(int64_t length, int lanes) {
-  static constexpr int kOne[] = {1}, kTiles[] = {8, 4};
+namespace {
+
+// A head of at most 24 children, then levels of 16 (tiles.h), at least one.
+TreeShape choose_cuda_tree(int64_t length) {
   TreeShape best;
-  for (int vectors : lanes == 1 ? std::span<const int>(kOne) : std::span<const int>(kTiles)) {
+  for (int head : {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24}) {
+    TreeShape tree;
+    tree.lanes = tree.codelet_vectors = 1;
+    tree.points = tree.radix[tree.depth++] = head;
+    while (tree.depth < 2 || tree.points < length) tree.points *= tree.radix[tree.depth++] = 16;
+    if (!best.points || tree.points < best.points) best = tree;
+  }
+  return best;
+}
+
+}  // namespace
+
+TreeShape choose_tree(int64_t length, int lanes) {
+  if (lanes == 1) return choose_cuda_tree(length);
+  TreeShape best;
+  for (int vectors : {8, 4}) {
     for (int odd : {1, 3, 5}) {
-      int64_t rest = odd == 1 && lanes == 1 ? 2 : odd;
+      int64_t rest = odd;
       while (rest * lanes * vectors < length) rest *= 2;
       const int64_t points = rest * lanes * vectors;
       if (best.points && points >= best.points) continue;

@@ -20,7 +20,7 @@ struct TreeShape {
 };
 
 // The smallest supported transform of at least `length` points: lanes * vectors * {1, 3, 5} * 2^n. One lane means
-// a kernel without SIMD vectors (CUDA), whose passes go down to single points.
+// CUDA, where the passes go down to single points: {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24} * 16^n, n >= 1.
 TreeShape choose_tree(int64_t length, int lanes);
 
 }  // namespace monarch

@@ -1,4 +1,4 @@
-"""Builds the modules of the emulator with g++: ``python tests/emulator/build.py [--sanitize]``.
+"""Builds the modules of the emulator with g++: ``python tests/emulator/build.py [--sanitize address|thread]``.
 
 Only what is older than its sources is compiled again. Neither torch nor CUDA is needed.
 """
@@ -26,6 +26,7 @@ RUNTIME = (
     HERE / "runtime.cpp",
     HERE / "call.cpp",
     ROOT / "csrc" / "plan" / "plan.cpp",
+    ROOT / "csrc" / "plan" / "tiles.cpp",
     ROOT / "csrc" / "plan" / "tree_shape.cpp",
 )
 MODULES = {
@@ -37,7 +38,11 @@ COMPILE = ["g++", "-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-
            "-Wno-unknown-pragmas"]  # fmt: skip
 # -Bsymbolic: the real library may be in the process too, and exports some functions of the same names
 LINK = ["g++", "-shared", "-Wl,-Bsymbolic"]
-SANITIZE = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+SANITIZE = {
+    None: [],
+    "address": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
+    "thread": ["-O1", "-fsanitize=thread"],
+}
 JOBS = 2
 
 
@@ -74,15 +79,22 @@ def _compile(source: Path, folder: Path, flags: list[str]) -> Path:
     return target
 
 
-def build(folder: Path = BUILD, sanitize: bool = False) -> dict[str, Path]:
-    """Bring the modules up to date; returns their files by name. The sanitized ones live in a folder of their own."""
-    flags = SANITIZE if sanitize else []
-    folder = folder / ("sanitized" if sanitize else "plain")
+def build(folder: Path = BUILD, sanitize: str | None = None) -> dict[str, Path]:
+    """Bring the modules up to date; returns their files by name. Sanitized ones live in folders of their own.
+
+    ThreadSanitizer watches the kernels only: runtime.cpp tells it which accesses are ordered.
+    """
+    flags = SANITIZE[sanitize]
+    folder = folder / (sanitize or "plain")
     folder.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(source: Path) -> Path:
+        return _compile(source, folder, [] if sanitize == "thread" and source in RUNTIME else flags)
+
     with open(folder / "lock", "w") as lock, ThreadPoolExecutor(JOBS) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         sources = list(dict.fromkeys(s for group in MODULES.values() for s in group))
-        objects = dict(zip(sources, pool.map(lambda s: _compile(s, folder, flags), sources), strict=True))
+        objects = dict(zip(sources, pool.map(compile_one, sources), strict=True))
         files = {}
         for name, group in MODULES.items():
             files[name] = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -101,6 +113,6 @@ def load(name: str, file: Path) -> ModuleType:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan")
+    parser.add_argument("--sanitize", choices=[s for s in SANITIZE if s])
     for path in build(sanitize=parser.parse_args().sanitize).values():
         print(path)

@@ -20,18 +20,16 @@ monarch::Scalar scalar_from(const std::string& name) {
 
 }  // namespace
 
-const monarch::DeviceInfo& Call::device() {
-  // one multiprocessor: the plan then asks for two blocks, each of which takes several rows
-  static const monarch::DeviceInfo info{.kind = monarch::DeviceKind::cuda,
-                                        .isa = monarch::Isa::cuda,
-                                        .index = 0,
-                                        .multiprocessors = 1,
-                                        .shared_memory = 232448,
-                                        .compute_capability = 90};
-  return info;
-}
-
-Call::Call(py::kwargs arguments) : arguments_(std::move(arguments)) {
+Call::Call(py::kwargs arguments)
+    : arguments_(std::move(arguments)),
+      // one multiprocessor: there are then two blocks, each of which takes several rows
+      device_{.kind = monarch::DeviceKind::cuda,
+              .isa = monarch::Isa::cuda,
+              .index = 0,
+              .multiprocessors = 1,
+              .shared_memory = has("shared_memory") ? integer("shared_memory") : 232448,
+              .l2_bytes = has("l2_bytes") ? integer("l2_bytes") : 50 << 20,
+              .compute_capability = 90} {
   io_ = scalar_from(has("dtype") ? find("dtype").cast<std::string>() : "float32");
   if (has("outputs"))
     for (const auto& name : find("outputs").cast<std::vector<std::string>>()) outputs_.insert(name);

@@ -58,8 +58,8 @@ class Call {
     return finish(error, workspace);
   }
 
-  // The made-up GPU that everything runs on.
-  static const monarch::DeviceInfo& device();
+  // The made-up GPU that everything runs on; the arguments `shared_memory` and `l2_bytes` change it.
+  const monarch::DeviceInfo& device() const { return device_; }
 
  private:
   enum class Use { input, output, in_place };
@@ -84,6 +84,7 @@ class Call {
   std::set<std::string> known_{"dtype", "outputs"};  // arguments somebody asked for
   std::set<std::string> outputs_;
   monarch::Scalar io_;
+  monarch::DeviceInfo device_;
   std::deque<Array> arrays_;
 };
 

@@ -13,6 +13,7 @@
 #define MONARCH_DEVICE inline
 #define MONARCH_DEVICE_CALL inline
 #define MONARCH_KERNEL inline
+#define MONARCH_MOST_THREADS(n)
 
 // The default arguments are the place of the call.
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

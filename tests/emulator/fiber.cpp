@@ -38,8 +38,19 @@ monarch_emulator_switch:
 .size monarch_emulator_switch, .-monarch_emulator_switch
 )");
 
+// ThreadSanitizer, when it watches: a fiber is a thread to it, and switching orders nothing.
+extern "C" {
+__attribute__((weak)) void* __tsan_get_current_fiber();
+__attribute__((weak)) void* __tsan_create_fiber(unsigned flags);
+__attribute__((weak)) void __tsan_destroy_fiber(void* fiber);
+__attribute__((weak)) void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+}
+
 namespace emulator {
 namespace {
+
+constexpr unsigned kOrdersNothing = 1;
+void* outside_watched = nullptr;
 
 constexpr size_t kGuardBytes = 4096, kStackBytes = 256 * 1024;
 
@@ -71,9 +82,13 @@ Fiber::Fiber() {
   if (mapping_ == MAP_FAILED) throw std::bad_alloc();
   mprotect(mapping_, kGuardBytes, PROT_NONE);  // a stack that overflows crashes at once
   stack_ = static_cast<std::byte*>(mapping_) + kGuardBytes;
+  if (__tsan_create_fiber) watched_ = __tsan_create_fiber(0);
 }
 
-Fiber::~Fiber() { munmap(mapping_, kGuardBytes + kStackBytes); }
+Fiber::~Fiber() {
+  if (watched_) __tsan_destroy_fiber(watched_);
+  munmap(mapping_, kGuardBytes + kStackBytes);
+}
 
 void Fiber::start(void (*entry)()) {
   ASAN_UNPOISON_MEMORY_REGION(stack_, kStackBytes);  // of the frames of a dropped call
@@ -93,9 +108,16 @@ void Fiber::run_entry() {
 
 void Fiber::resume() {
   running = this;
+  if (watched_) {
+    outside_watched = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(watched_, kOrdersNothing);
+  }
   switch_stacks(&outside_stack_pointer, stack_pointer_, stack_, kStackBytes);
 }
 
-void Fiber::suspend() { switch_stacks(&stack_pointer_, outside_stack_pointer, outside_stack, outside_stack_bytes); }
+void Fiber::suspend() {
+  if (watched_) __tsan_switch_to_fiber(outside_watched, kOrdersNothing);
+  switch_stacks(&stack_pointer_, outside_stack_pointer, outside_stack, outside_stack_bytes);
+}
 
 }  // namespace emulator

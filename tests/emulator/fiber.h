@@ -28,6 +28,7 @@ class Fiber {
   std::byte* stack_ = nullptr;  // lowest address
   void* stack_pointer_ = nullptr;
   void (*entry_)() = nullptr;
+  void* watched_ = nullptr;  // what ThreadSanitizer knows this fiber by
 };
 
 }  // namespace emulator

@@ -26,9 +26,11 @@ constexpr FftConvKernels fft_conv = fft_conv_kernels<float>(row_of_table("fft_co
 constexpr DepthwiseKernels depthwise_conv1d = depthwise_conv1d_kernels<float>(row_of_table("depthwise_conv1d"));
 constexpr MlpKernels mlp = mlp_kernels<float>(row_of_table("mlp"));
 
-FftConvPlan plan_for(int64_t batch, int64_t channels, int64_t seqlen, Scalar io) {
-  return plan_fft_conv({.batch = batch, .channels = channels, .seqlen = seqlen, .request = {.io = io}},
-                       {&fft_conv.info, 1}, Call::device());
+// For a filter of `prepared` points where the call has this argument.
+FftConvPlan plan_for(Call& c, int64_t batch, int64_t channels, int64_t seqlen) {
+  if (c.has("prepared")) seqlen = c.integer("prepared");
+  return plan_fft_conv({.batch = batch, .channels = channels, .seqlen = seqlen, .request = {.io = c.io()}},
+                       {&fft_conv.info, 1}, c.device());
 }
 
 Taps taps_in(Call& c) {
@@ -52,26 +54,26 @@ Taps taps_out(Call& c, int64_t channels, int64_t num_k, int64_t num_rev) {
 
 py::dict filter(Call& c) {
   const int64_t channels = c.shape("k")[0], seqlen = c.integer("seqlen");
-  const FftConvPlan plan = plan_for(1, channels, seqlen, c.io());
+  const FftConvPlan plan = plan_for(c, 1, channels, seqlen);
   const FftFilterArgs args{.channels = channels,
                            .seqlen = seqlen,
                            .taps = taps_in(c),
                            .spectrum = c.array_out("spectrum", {channels, plan.spectrum_scalars}),
                            .tree = plan.tree,
-                           .blocks = plan.blocks};
-  return c.run(fft_conv.filter, args, plan.workspace_bytes);
+                           .workspace = plan.workspace};
+  return c.run(fft_conv.filter, args, plan.workspace_bytes(0, plan.row_parts(1)));
 }
 
 py::dict filter_adjoint(Call& c) {
   const int64_t channels = c.shape("spectrum")[0], seqlen = c.integer("seqlen");
-  const FftConvPlan plan = plan_for(1, channels, seqlen, c.io());
+  const FftConvPlan plan = plan_for(c, 1, channels, seqlen);
   const FftFilterArgs args{.channels = channels,
                            .seqlen = seqlen,
                            .taps = taps_out(c, channels, c.integer("num_k"), c.integer("num_rev")),
                            .spectrum = c.array("spectrum"),
                            .tree = plan.tree,
-                           .blocks = plan.blocks};
-  return c.run(fft_conv.filter_adjoint, args, plan.workspace_bytes);
+                           .workspace = plan.workspace};
+  return c.run(fft_conv.filter_adjoint, args, plan.workspace_bytes(0, 1));
 }
 
 // What conv and backward share.
@@ -89,20 +91,20 @@ FftConvArgs conv_args(Call& c, const FftConvPlan& plan) {
           .spectrum = c.array("spectrum"),
           .taps = taps_in(c),
           .tree = plan.tree,
-          .blocks = plan.blocks};
+          .workspace = plan.workspace};
 }
 
 py::dict conv(Call& c) {
   const auto shape = c.shape("u");
-  const FftConvPlan plan = plan_for(shape[0], shape[1], shape[2], c.io());
+  const FftConvPlan plan = plan_for(c, shape[0], shape[1], shape[2]);
   FftConvArgs args = conv_args(c, plan);
   args.y = c.rows_out("y", shape);
-  return c.run(fft_conv.conv, args, plan.workspace_bytes);
+  return c.run(fft_conv.conv, args, plan.workspace_bytes(1, plan.row_parts(1)));
 }
 
 py::dict backward(Call& c) {
   const auto shape = c.shape("u");
-  const FftConvPlan plan = plan_for(shape[0], shape[1], shape[2], c.io());
+  const FftConvPlan plan = plan_for(c, shape[0], shape[1], shape[2]);
   const int64_t slices = c.integer("batch_slices");
   FftConvGradArgs args{.forward = conv_args(c, plan),
                        .grad = c.rows("grad"),
@@ -113,13 +115,13 @@ py::dict backward(Call& c) {
                        .batch_slices = slices,
                        .grad_taps = {}};
   args.grad_taps = taps_out(c, shape[1], args.forward.taps.num_k, args.forward.taps.num_rev);
-  return c.run(fft_conv.backward, args, plan.workspace_bytes);
+  return c.run(fft_conv.backward, args, plan.workspace_bytes(2, std::max(1, plan.row_parts(2))));
 }
 
 py::dict mixer(Call& c) {
   const auto shape = c.shape("a");
   const int64_t channels = shape[1] / 3;
-  const FftConvPlan plan = plan_for(shape[0], channels, shape[2], c.io());
+  const FftConvPlan plan = plan_for(c, shape[0], channels, shape[2]);
   const MixerArgs args{.batch = shape[0],
                        .channels = channels,
                        .seqlen = shape[2],
@@ -134,8 +136,8 @@ py::dict mixer(Call& c) {
                        .spectrum = c.array("spectrum"),
                        .residual_spectrum = c.array("residual_spectrum"),
                        .tree = plan.tree,
-                       .blocks = plan.blocks};
-  return c.run(fft_conv.mixer, args, plan.workspace_bytes);
+                       .workspace = plan.workspace};
+  return c.run(fft_conv.mixer, args, plan.workspace_bytes(0, 2));
 }
 
 py::dict depthwise(Call& c) {
@@ -174,8 +176,9 @@ py::dict depthwise_weight_grad(Call& c) {
                                      .channels_last = last,
                                      .x = c.rows("x"),
                                      .grad = c.rows("grad"),
-                                     .weight_grad = c.array_out("weight_grad", {channels, taps})};
-  return c.run(depthwise_conv1d.weight_grad, args);
+                                     .weight_grad = c.array_out("weight_grad", {channels, taps}),
+                                     .slices = c.has("slices") ? c.integer("slices") : 1};
+  return c.run(depthwise_conv1d.weight_grad, args, args.slices * channels * taps * int64_t(sizeof(float)));
 }
 
 py::dict glu(Call& c) {
@@ -204,12 +207,14 @@ py::dict residual_norm(Call& c) {
   return c.run(mlp.residual_norm, args);
 }
 
-// How a transform of this length is cut into passes.
-py::dict plan(int64_t seqlen) {
-  const FftConvPlan plan = plan_for(1, 1, seqlen, Scalar::f32);
+// How a transform of this length is cut into passes, and how often its row fits into a block.
+py::dict plan(Call& c) {
+  const FftConvPlan plan = plan_for(c, 1, 1, c.integer("seqlen"));
   py::dict d;
   d["points"] = plan.tree.points;
   d["radices"] = std::vector<int>(plan.tree.radix, plan.tree.radix + plan.tree.depth);
+  d["whole_buffers"] = plan.whole_buffers;
+  d["workspace_rows"] = plan.workspace.rows;
   return d;
 }
 
@@ -217,8 +222,8 @@ py::dict plan(int64_t seqlen) {
 
 PYBIND11_MODULE(monarch_emulator, m) {
   emulator::define_schedule(m);
-  m.def("plan", &plan);
   const std::pair<const char*, py::dict (*)(Call&)> functions[] = {
+      {"plan", &plan},
       {"filter", &filter},
       {"filter_adjoint", &filter_adjoint},
       {"conv", &conv},

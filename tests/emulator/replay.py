@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from emulator import build
@@ -15,20 +14,25 @@ from emulator import build
 Call = tuple[str, str, dict[str, Any]]
 
 
-def run_sanitized(calls: list[Call], files: dict[str, Path], schedule: tuple[str, int]) -> subprocess.CompletedProcess:
-    """Make the calls with the modules of ``build(sanitize=True)``; a fault ends the process with a report on stderr."""
-    # a program that was not linked with the sanitizers has to load them first, and the C++ library they watch
+# A program that was not linked with a sanitizer has to load it first, and the C++ library it watches.
+LIBRARIES = {"address": ("libasan.so", "libubsan.so", "libstdc++.so"), "thread": ("libtsan.so", "libstdc++.so")}
+# Python itself leaks by the standards of LeakSanitizer.
+OPTIONS = {"address": {"ASAN_OPTIONS": "detect_leaks=0"}, "thread": {"TSAN_OPTIONS": "halt_on_error=1"}}
+
+
+def run_sanitized(calls: list[Call], sanitizer: str, schedule: tuple[str, int]) -> subprocess.CompletedProcess:
+    """Make the calls with the modules of ``build(sanitize=...)``; a fault ends the process with a report on stderr."""
     libraries = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-        for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+        for name in LIBRARIES[sanitizer]
     ]
-    # Python itself leaks by the standards of LeakSanitizer
-    environment = os.environ | {"LD_PRELOAD": ":".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
+    environment = os.environ | {"LD_PRELOAD": ":".join(libraries)} | OPTIONS[sanitizer]
     return subprocess.run(
-        [sys.executable, "-m", "emulator.replay"],
+        # ThreadSanitizer wants memory to lie where it expects it
+        ["setarch", "-R", sys.executable, "-m", "emulator.replay"],
         cwd=build.HERE.parent,
         env=environment,
-        input=pickle.dumps((calls, files, schedule)),
+        input=pickle.dumps((calls, build.build(sanitize=sanitizer), schedule)),
         capture_output=True,
     )
 

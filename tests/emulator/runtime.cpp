@@ -14,6 +14,12 @@
 #include "fiber.h"
 #include "guarded_memory.h"
 
+// ThreadSanitizer, when it watches: what comes before a release is seen by what comes after an acquire.
+extern "C" {
+__attribute__((weak)) void __tsan_acquire(void* address);
+__attribute__((weak)) void __tsan_release(void* address);
+}
+
 emulator::Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
@@ -26,6 +32,16 @@ struct Thread {
   int index = 0;
   State state = State::exited;
 };
+
+// The happens-before order of a launch: the host, then the threads of a block, with barriers among them, then the host.
+char block_start, block_end, barriers[2];  // a barrier must not order what the next one does
+
+void release(char& order) {
+  if (__tsan_release) __tsan_release(&order);
+}
+void acquire(char& order) {
+  if (__tsan_acquire) __tsan_acquire(&order);
+}
 
 std::string name_of(Site site) {
   const std::string_view path = site.file;
@@ -58,7 +74,8 @@ class Machine {
   // of the block
   std::vector<std::unique_ptr<Thread>> threads_;  // kept from launch to launch: mapping stacks takes time
   std::optional<GuardedMemory> shared_;
-  int64_t arrived_ = 0;  // threads at the barrier
+  int64_t arrived_ = 0;      // threads at the barrier
+  unsigned generation_ = 0;  // barriers passed
   Site barrier_site_{};
   Thread* current_ = nullptr;
   // Threads that can run; the one with the lowest priority number is next.
@@ -121,17 +138,21 @@ void Machine::run_block(int64_t block) {
   ready_ = {};
   for (int64_t i = 0; i < config_.threads; ++i) {
     threads_[i]->fiber.start([] {
+      acquire(block_start);
       (*machine.body_)();
+      release(block_end);
       machine.current_->state = State::exited;
     });
     make_ready(*threads_[i]);
   }
+  release(block_start);
   while (error_.empty() && !ready_.empty()) {
     current_ = threads_[ready_.top().second].get();
     ready_.pop();
     threadIdx = {static_cast<unsigned>(current_->index), 0, 0};
     current_->fiber.resume();
   }
+  acquire(block_end);
   if (error_.empty()) check_block();
 }
 
@@ -156,11 +177,15 @@ void Machine::block_barrier(Site site) {
     fail("divergent barrier: " + thread_name(current_->index) + " waits at " + name_of(site) + ", others wait at " +
          name_of(barrier_site_));
   current_->state = State::at_barrier;
+  char& barrier = barriers[generation_ & 1];
+  release(barrier);
   if (++arrived_ == config_.threads) {
     arrived_ = 0;
+    ++generation_;
     for (int64_t i = 0; i < config_.threads; ++i) make_ready(*threads_[i]);
   }
   current_->fiber.suspend();
+  acquire(barrier);
 }
 
 void Machine::fail(std::string what) {

@@ -24,6 +24,7 @@ const DeviceInfo& cuda_device(int index) {
   d.index = index;
   d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   d.shared_memory = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  d.l2_bytes = attribute(cudaDevAttrL2CacheSize);
   d.compute_capability =
       10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
   return known.emplace_back(d);

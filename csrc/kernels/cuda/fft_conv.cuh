@@ -1,74 +1,345 @@
-// FFT long convolution on CUDA, the simple engine: one thread block per row at a time, the row in device memory
-// (it stays in L2). Blocks take contiguous shares of the rows in channel-major order, as threads do on the CPU.
+// FFT long convolution on CUDA in float32. Rows go channel by channel, all batch rows of a channel after each other,
+// and blocks stay for the whole launch, each with a contiguous share. Rows that fit into shared memory are read once
+// and written once; longer ones take three launches (plan/tiles.h): outer passes into the workspace, inner nodes in
+// place, outer passes back, for as many rows at a time as stay in the L2 cache.
 #pragma once
 
-#include "../math/taps.h"
-#include "fft_tree.cuh"
+#include "fft_rows.cuh"
 #include "launch.cuh"
 
 namespace monarch {
 
+// What all kernels of a transform are told.
+struct Transform {
+  TreeShape tree;
+  TileShape shape;
+  HeadRoots roots;
+
+  // Twiddles of a tile that begins at the root, or below node `inner`.
+  MONARCH_DEVICE void prepare(const Tile& tile, int inner = 0) const {
+    const int depth = tile.head ? 1 : tree.depth - tile.levels;
+    if (threadIdx.x == 0) tile.head_roots() = roots;
+    make_twiddles(tile, tree.radix[0], depth, inner);
+  }
+};
+
+// Rows (b, h) of a launch, channel-major.
+struct RowGrid {
+  int batch, channels;
+
+  MONARCH_HD int rows() const { return batch * channels; }
+  template <class Place>
+  MONARCH_DEVICE auto at(const Place& place, int row) const {
+    return place.at(row % batch, row / batch);
+  }
+};
+
 // The share of [0, n) that belongs to this block.
 struct Share {
-  int64_t begin, end;
-  MONARCH_DEVICE explicit Share(int64_t n) : begin(n * blockIdx.x / gridDim.x), end(n * (blockIdx.x + 1) / gridDim.x) {}
+  int begin, end;
+  MONARCH_DEVICE explicit Share(int64_t n)
+      : begin(static_cast<int>(n * blockIdx.x / gridDim.x)), end(static_cast<int>(n * (blockIdx.x + 1) / gridDim.x)) {}
 };
 
-// Device scratch memory of this block: plan_fft_conv() sized it.
-struct BlockBuffers {
-  Bin *row, *bins, *filter, *filter_grad;
-  MONARCH_DEVICE BlockBuffers(void* workspace, int64_t points)
-      : row(static_cast<Bin*>(workspace) + kSpectraPerBlock * blockIdx.x * points),
-        bins(row + points),
-        filter(bins + points),
-        filter_grad(filter + points) {}
-};
-
-template <class Io>
-MONARCH_DEVICE Io* row_of(const Rows& rows, int64_t b, int64_t h) {
-  return rows.data ? static_cast<Io*>(rows.data) + b * rows.batch_stride + h * rows.channel_stride : nullptr;
+constexpr MONARCH_HD int tiles_of(int64_t rows, const TileShape& shape) {
+  return static_cast<int>((rows + shape.rows - 1) / shape.rows);
 }
 
-// A bad length stops the kernel: the host cannot look at device memory without waiting for it.
-MONARCH_DEVICE int64_t valid_length(const int64_t* lengths, int64_t b, int64_t seqlen) {
-  if (!lengths) return seqlen;
-  if (lengths[b] < 0 || lengths[b] > seqlen) __trap();
-  return lengths[b];
+// Calls f(first) for the first row of each of this block's tiles.
+template <class F>
+MONARCH_DEVICE void for_tiles(Tile& tile, int64_t rows, int per_tile, F f) {
+  const Share share((rows + per_tile - 1) / per_tile);
+  for (int i = share.begin; i < share.end; ++i) {
+    const int64_t first = int64_t{i} * per_tile, left = rows - first;
+    tile.rows = static_cast<int>(left < per_tile ? left : per_tile);
+    f(static_cast<int>(first));
+  }
 }
 
-// w = the gated row, zero from `valid` on.
-template <class Io>
-MONARCH_DEVICE void load_row(const Io* x, const Io* gate, int64_t valid, int64_t points, Bin* w) {
-  for_each(points, [&](int64_t t) {
-    float v = 0;
-    if (t < valid) v = gate ? load(x + t) * load(gate + t) : load(x + t);
-    w[t] = {v, 0.f};
+// The bins of one node of the last level in row `row` of spectra.
+MONARCH_DEVICE NodeBins node_bins(Bin* spectra, int64_t row, int64_t node, const Transform& t) {
+  return {spectra + row * t.tree.points, t.tree.points / kNodePoints, node};
+}
+
+// x times the filter.
+MONARCH_DEVICE void multiply(Bin (&x)[kNodePoints], const NodeBins& filter) {
+#pragma unroll
+  for (int q = 0; q < kNodePoints / 2; ++q) {
+    const BinPair k = filter.pairs[q * filter.nodes];
+    x[2 * q] = mul(x[2 * q], k.first), x[2 * q + 1] = mul(x[2 * q + 1], k.second);
+  }
+}
+
+// ---- rows that fit into a block
+// --------------------------------------------------------------------------------------
+
+template <class Source, class Sink>
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    conv_rows(Source source, Sink sink, RowGrid grid, Bin* spectrum, Transform t) {
+  Tile tile(t.shape);
+  t.prepare(tile);
+  for_tiles(tile, grid.rows(), t.shape.rows, [&](int first) {
+    fill<float>(tile, [&](int row) { return grid.at(source, first + row); });
+    head_pass<false, true>(tile);
+    middle_passes<false>(tile);
+    leaf_pass<true, true>(tile, [&](int row, int node, Bin(&x)[kNodePoints]) {
+      multiply(x, node_bins(spectrum, (first + row) / grid.batch, node, t));
+    });
+    middle_passes<true>(tile);
+    head_pass<true, true>(tile);
+    drain<float>(tile, [&](int row) { return grid.at(sink, first + row); });
   });
 }
 
-// y = the real parts times the gate, zero from `valid` on.
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    filter_rows(TapSource taps, Bin* spectrum, RowGrid grid, Transform t) {
+  Tile tile(t.shape);
+  t.prepare(tile);
+  for_tiles(tile, grid.rows(), t.shape.rows, [&](int first) {
+    fill<Bin>(tile, [&](int row) { return grid.at(taps, first + row); });
+    head_pass<false, false>(tile);
+    middle_passes<false>(tile);
+    leaf_pass<true, false>(
+        tile, [&](int row, int node, Bin(&x)[kNodePoints]) { node_bins(spectrum, first + row, node, t).store(x); });
+  });
+}
+
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    filter_adjoint_rows(Bin* spectrum, BinSink sink, RowGrid grid, Transform t) {
+  Tile tile(t.shape);
+  t.prepare(tile);
+  for_tiles(tile, grid.rows(), t.shape.rows, [&](int first) {
+    leaf_pass<false, true>(
+        tile, [&](int row, int node, Bin(&x)[kNodePoints]) { node_bins(spectrum, first + row, node, t).load(x); });
+    middle_passes<true>(tile);
+    head_pass<true, false>(tile);
+    drain<Bin>(tile, [&](int row) { return grid.at(sink, first + row); });
+  });
+}
+
+// What the two backward kernels do between forward and inverse transforms. `grad` and `bins` are the transforms of the
+// output gradient and of the input.
+struct SpectrumGrad {
+  Bin* filter;
+  Bin* total;     // null: not wanted
+  int64_t pitch;  // of `total`, from one row to the next
+  bool filtered_input_wanted;
+
+  // grad *= conj(filter), total (+)= grad conj(bins), bins *= filter
+  MONARCH_DEVICE void operator()(Bin (&grad)[kNodePoints], Bin* bins, int64_t channel, int64_t row, int64_t node,
+                                 bool add, const Transform& t) const {
+    const NodeBins k = node_bins(filter, channel, node, t), sum(total + row * pitch, k.nodes, node);
+#pragma unroll
+    for (int q = 0; q < kNodePoints / 2; ++q) {
+      const Bin x = bins[2 * q], y = bins[2 * q + 1];
+      Bin &g = grad[2 * q], &h = grad[2 * q + 1];
+      if (total) {
+        BinPair& to = sum.pairs[q * sum.nodes];
+        const BinPair old = add ? to : BinPair{};
+        to = {old.first + mul_conj(g, x), old.second + mul_conj(h, y)};
+      }
+      const BinPair f = k.pairs[q * k.nodes];
+      g = mul_conj(g, f.first), h = mul_conj(h, f.second);
+      if (filtered_input_wanted) bins[2 * q] = mul(x, f.first), bins[2 * q + 1] = mul(y, f.second);
+    }
+  }
+};
+
+// A tile row is one slice of a channel's batch, summed in order: the gradient of the filter does not depend on the
+// launch.
 template <class Io>
-MONARCH_DEVICE void store_row(const Bin* w, const Io* gate, int64_t valid, int64_t seqlen, Io* y) {
-  if (!y) return;
-  for_each(seqlen, [&](int64_t t) { store(y + t, t < valid ? (gate ? w[t].re * load(gate + t) : w[t].re) : 0.f); });
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    backward_rows(GatedSource<Io> input, GatedSource<Io> grad, ProductGradSink<Io> to_input, GatedSink<Io> to_post,
+                  SpectrumGrad spectrum, RowGrid grid, int slices, Transform t) {
+  Tile bins(t.shape), work(t.shape, 1);
+  t.prepare(bins);
+  for_tiles(work, int64_t{grid.channels} * slices, t.shape.rows, [&](int first) {
+    bins.rows = work.rows;
+    const int longest = (grid.batch + slices - 1) / slices;
+    int step = 0;
+    do {
+      // the tile row's place at this step; past the end of its slice it is empty
+      const auto row_at = [&](const auto& place, int row) {
+        const int item = first + row, slice = item % slices;
+        const int64_t begin = int64_t{grid.batch} * slice / slices, end = int64_t{grid.batch} * (slice + 1) / slices;
+        return begin + step < end ? place.at(begin + step, item / slices) : place.nothing();
+      };
+      fill<float>(bins, [&](int row) { return row_at(input, row); });
+      head_pass<false, true>(bins);
+      middle_passes<false>(bins);
+      leaf_pass<true, false>(bins,
+                             [&](int row, int node, Bin(&x)[kNodePoints]) { write_node<1>(bins.leaf(row, node), x); });
+      fill<float>(work, [&](int row) { return row_at(grad, row); });
+      head_pass<false, true>(work);
+      middle_passes<false>(work);
+      leaf_pass<true, true>(work, [&](int row, int node, Bin(&x)[kNodePoints]) {
+        spectrum(x, bins.leaf(row, node), (first + row) / slices, first + row, node, step > 0, t);
+      });
+      middle_passes<true>(work);
+      head_pass<true, true>(work);
+      drain<float>(work, [&](int row) { return row_at(to_input, row); });
+      if (!spectrum.filtered_input_wanted) continue;
+      leaf_pass<false, true>(bins,
+                             [&](int row, int node, Bin(&x)[kNodePoints]) { read_node<1>(bins.leaf(row, node), x); });
+      middle_passes<true>(bins);
+      head_pass<true, true>(bins);
+      drain<float>(bins, [&](int row) { return row_at(to_post, row); });
+    } while (++step < longest);
+  });
 }
 
-MONARCH_DEVICE void multiply(const Bin* x, const Bin* filter, int64_t points, Bin* out) {
-  for_each(points, [&](int64_t i) { out[i] = mul(x[i], filter[i]); });
+// ---- longer rows: between tensors and the workspace, (H, B, points) complex numbers
+// ----------------------------------
+
+// Tile rows of the outer part: blocks of kColumns columns, all those of a row after each other.
+struct ColumnGrid {
+  int64_t pitch;  // of a row
+  int inner;      // points below a node of the inner part
+
+  MONARCH_HD int blocks() const { return inner / kColumns; }
+  // Where in its row the tile's point p is.
+  MONARCH_DEVICE int64_t place(int item, int p) const {
+    return int64_t{p / kColumns} * inner + item % blocks() * kColumns + p % kColumns;
+  }
+  MONARCH_DEVICE Bin* row(Bin* workspace, int item) const { return workspace + item / blocks() * pitch; }
+};
+
+template <class T, class Source>
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    outer_forward(Source source, Bin* workspace, RowGrid grid, ColumnGrid columns, Transform t) {
+  Tile tile(t.shape);
+  t.prepare(tile);
+  for_tiles(tile, int64_t{grid.rows()} * columns.blocks(), t.shape.rows, [&](int first) {
+    fill<T>(tile, [&](int row) {
+      const int item = first + row;
+      return [=, point = grid.at(source, item / columns.blocks())](int p) {
+        return point(static_cast<int>(columns.place(item, p)));
+      };
+    });
+    head_pass<false, sizeof(T) == sizeof(float)>(tile);
+    middle_passes<false>(tile);
+    drain<Bin>(tile, [&](int row) {
+      const int item = first + row;
+      return [=, to = columns.row(workspace, item)](int p, Bin z) { to[columns.place(item, p)] = z; };
+    });
+  });
 }
 
-MONARCH_DEVICE_CALL void make_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const TreeShape& tree, Bin* out) {
-  const TapSequence<float> sequence{taps, h, seqlen, tree.points};
-  for_each(tree.points, [&](int64_t t) { out[t] = sequence(t); });
-  transform<false>(tree, out);
+template <class T, class Sink>
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    outer_inverse(Sink sink, Bin* workspace, RowGrid grid, ColumnGrid columns, Transform t) {
+  Tile tile(t.shape);
+  t.prepare(tile);
+  for_tiles(tile, int64_t{grid.rows()} * columns.blocks(), t.shape.rows, [&](int first) {
+    fill<Bin>(tile, [&](int row) {
+      const int item = first + row;
+      return [=, from = columns.row(workspace, item)](int p) { return from[columns.place(item, p)]; };
+    });
+    middle_passes<true>(tile);
+    head_pass<true, sizeof(T) == sizeof(float)>(tile);
+    drain<T>(tile, [&](int row) {
+      const int item = first + row;
+      return [=, point = grid.at(sink, item / columns.blocks())](int p, T value) {
+        point(static_cast<int>(columns.place(item, p)), value);
+      };
+    });
+  });
 }
 
-MONARCH_DEVICE_CALL void taps_from_spectrum(const Taps& taps, int64_t h, int64_t seqlen, const TreeShape& tree,
-                                            const Bin* spectrum, Bin* w) {
-  for_each(tree.points, [&](int64_t i) { w[i] = spectrum[i]; });
-  transform<true>(tree, w);
-  const TapSequence<float> sequence{taps, h, seqlen, tree.points};
-  const auto at = [&](int64_t t) { return w[t]; };
+// ---- inner nodes, in place
+// -------------------------------------------------------------------------------------------
+
+// Calls f(inner node, first row) for this block's tiles, node after node, with the twiddles of the node in place.
+template <class F>
+MONARCH_DEVICE void for_inner_tiles(Tile& tile, const Transform& t, int rows, F f) {
+  const int groups = tiles_of(rows, t.shape), nodes = static_cast<int>(t.tree.points / t.shape.points);
+  const Share share(int64_t{nodes} * groups);
+  int have = -1;
+  for (int i = share.begin; i < share.end; ++i) {
+    const int node = i / groups, first = i % groups * t.shape.rows, left = rows - first;
+    if (node != have) t.prepare(tile, node);
+    have = node;
+    tile.rows = left < t.shape.rows ? left : t.shape.rows;
+    f(node, first);
+  }
+}
+
+// A node's points in the workspace, for fill() and drain(); of nothing, zeros.
+struct InnerPoints {
+  Bin* data;
+
+  MONARCH_DEVICE Bin operator()(int p) const { return data ? data[p] : Bin{0.f, 0.f}; }
+  MONARCH_DEVICE void operator()(int p, Bin z) const {
+    if (data) data[p] = z;
+  }
+};
+
+template <bool Forward, bool Inverse>
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    inner_nodes(Bin* workspace, Bin* spectrum, RowGrid grid, Transform t) {
+  Tile tile(t.shape);
+  for_inner_tiles(tile, t, grid.rows(), [&](int inner, int first) {
+    const auto place = [&](int row) {
+      return InnerPoints{workspace + (first + row) * t.tree.points + int64_t{inner} * t.shape.points};
+    };
+    if (Forward) {
+      fill<Bin>(tile, place);
+      middle_passes<false>(tile);
+    }
+    leaf_pass<Forward, Inverse>(tile, [&](int row, int node, Bin(&x)[kNodePoints]) {
+      const int64_t leaf = int64_t{inner} * tile.leaf_nodes() + node;
+      const NodeBins bins = node_bins(spectrum, (first + row) / grid.batch, leaf, t);
+      if (Forward && Inverse) multiply(x, bins);
+      if (!Inverse) bins.store(x);
+      if (!Forward) bins.load(x);
+    });
+    if (Inverse) {
+      middle_passes<true>(tile);
+      drain<Bin>(tile, place);
+    }
+  });
+}
+
+// A tile row is a channel; its batch rows are summed in order.
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    inner_backward(Bin* inputs, Bin* grads, SpectrumGrad spectrum, bool add, RowGrid grid, Transform t) {
+  Tile bins(t.shape), work(t.shape, 1);
+  for_inner_tiles(work, t, grid.channels, [&](int inner, int first) {
+    bins.rows = work.rows;
+    int b = 0;
+    do {
+      const auto place = [&](Bin* rows) {
+        return [=, &t](int row) {
+          const int64_t at = int64_t{first + row} * grid.batch + b;
+          return InnerPoints{grid.batch ? rows + at * t.tree.points + int64_t{inner} * t.shape.points : nullptr};
+        };
+      };
+      fill<Bin>(bins, place(inputs));
+      middle_passes<false>(bins);
+      leaf_pass<true, false>(bins,
+                             [&](int row, int node, Bin(&x)[kNodePoints]) { write_node<1>(bins.leaf(row, node), x); });
+      fill<Bin>(work, place(grads));
+      middle_passes<false>(work);
+      leaf_pass<true, true>(work, [&](int row, int node, Bin(&x)[kNodePoints]) {
+        const int64_t leaf = int64_t{inner} * work.leaf_nodes() + node;
+        spectrum(x, bins.leaf(row, node), first + row, first + row, leaf, add || b > 0, t);
+      });
+      middle_passes<true>(work);
+      drain<Bin>(work, place(grads));
+      if (!spectrum.filtered_input_wanted) continue;
+      leaf_pass<false, true>(bins,
+                             [&](int row, int node, Bin(&x)[kNodePoints]) { read_node<1>(bins.leaf(row, node), x); });
+      middle_passes<true>(bins);
+      drain<Bin>(bins, place(inputs));
+    } while (++b < grid.batch);
+  });
+}
+
+// The gradients of a channel's taps, from the gradient of its packed sequence.
+MONARCH_KERNEL void tap_gradients(const Bin* sequences, Taps taps, int64_t seqlen, int64_t points) {
+  const int64_t h = blockIdx.x;
+  const TapSequence<float> sequence{taps, h, seqlen, points};
+  const auto at = [&](int64_t t) { return sequences[h * points + t]; };
   if (taps.k)
     for_each(taps.num_k, [&](int64_t n) { static_cast<float*>(taps.k)[h * taps.num_k + n] = sequence.k_grad(n, at); });
   if (taps.k_rev)
@@ -77,162 +348,6 @@ MONARCH_DEVICE_CALL void taps_from_spectrum(const Taps& taps, int64_t h, int64_t
   if (taps.skip) for_each(1, [&](int64_t) { static_cast<float*>(taps.skip)[h] = sequence.skip_grad(at); });
 }
 
-MONARCH_KERNEL void filter_kernel(FftFilterArgs a, void* workspace, bool adjoint) {
-  const Share share(a.channels);
-  const BlockBuffers buffer(workspace, a.tree.points);
-  for (int64_t h = share.begin; h < share.end; ++h) {
-    Bin* const spectrum = static_cast<Bin*>(a.spectrum) + h * a.tree.points;
-    if (adjoint) {
-      taps_from_spectrum(a.taps, h, a.seqlen, a.tree, spectrum, buffer.row);
-    } else {
-      make_spectrum(a.taps, h, a.seqlen, a.tree, spectrum);
-    }
-  }
-}
-
-template <class Io>
-MONARCH_KERNEL void conv_kernel(FftConvArgs a, void* workspace) {
-  const Share share(a.batch * a.channels);
-  const BlockBuffers buffer(workspace, a.tree.points);
-  int64_t have = -1;
-  for (int64_t task = share.begin; task < share.end; ++task) {
-    const int64_t h = task / a.batch, b = task % a.batch;
-    const Bin* filter = buffer.filter;
-    if (a.spectrum) {
-      filter = static_cast<const Bin*>(a.spectrum) + h * a.tree.points;
-    } else if (have != h) {
-      make_spectrum(a.taps, h, a.seqlen, a.tree, buffer.filter);
-      have = h;
-    }
-    const int64_t valid = valid_length(a.lengths, b, a.seqlen);
-    load_row(row_of<Io>(a.u, b, h), row_of<Io>(a.pre_gate, b, h), valid, a.tree.points, buffer.row);
-    transform<false>(a.tree, buffer.row);
-    multiply(buffer.row, filter, a.tree.points, buffer.row);
-    transform<true>(a.tree, buffer.row);
-    store_row(buffer.row, row_of<Io>(a.post_gate, b, h), valid, a.seqlen, row_of<Io>(a.y, b, h));
-  }
-}
-
-template <class Io>
-MONARCH_DEVICE void backward_row(const FftConvGradArgs& a, const BlockBuffers& buffer, int64_t b, int64_t h,
-                                 const Bin* filter, Bin* filter_grad) {
-  const FftConvArgs& f = a.forward;
-  const int64_t valid = valid_length(f.lengths, b, f.seqlen), points = f.tree.points;
-  const Io *u = row_of<Io>(f.u, b, h), *pre = row_of<Io>(f.pre_gate, b, h), *post = row_of<Io>(f.post_gate, b, h);
-  const Io* grad = row_of<Io>(a.grad, b, h);
-  Io* const dpost = row_of<Io>(a.grad_post_gate, b, h);
-  load_row(u, pre, valid, points, buffer.bins);
-  transform<false>(f.tree, buffer.bins);
-  load_row(grad, post, valid, points, buffer.row);
-  transform<false>(f.tree, buffer.row);
-  for_each(points, [&](int64_t i) {
-    const Bin g = buffer.row[i];
-    if (filter_grad) filter_grad[i] = filter_grad[i] + mul_conj(g, buffer.bins[i]);
-    buffer.row[i] = mul_conj(g, filter[i]);
-  });
-  transform<true>(f.tree, buffer.row);
-  store_row(buffer.row, pre, valid, f.seqlen, row_of<Io>(a.grad_u, b, h));
-  store_row(buffer.row, u, valid, f.seqlen, row_of<Io>(a.grad_pre_gate, b, h));
-  if (dpost) {
-    multiply(buffer.bins, filter, points, buffer.bins);
-    transform<true>(f.tree, buffer.bins);
-    store_row(buffer.bins, grad, valid, f.seqlen, dpost);
-  }
-}
-
-template <class Io>
-MONARCH_KERNEL void backward_kernel(FftConvGradArgs a, void* workspace) {
-  const FftConvArgs& f = a.forward;
-  const int64_t points = f.tree.points, slices = a.batch_slices;
-  const Share share(f.channels * slices);
-  const BlockBuffers buffer(workspace, points);
-  const bool to_taps = a.grad_taps.k || a.grad_taps.k_rev || a.grad_taps.skip;
-  for (int64_t task = share.begin; task < share.end; ++task) {
-    const int64_t h = task / slices, slice = task % slices;
-    const Bin* filter = buffer.filter;
-    if (f.spectrum) {
-      filter = static_cast<const Bin*>(f.spectrum) + h * points;
-    } else {
-      make_spectrum(f.taps, h, f.seqlen, f.tree, buffer.filter);
-    }
-    Bin* filter_grad = a.spectrum_grad ? static_cast<Bin*>(a.spectrum_grad) + task * points
-                       : to_taps       ? buffer.filter_grad
-                                       : nullptr;
-    if (filter_grad) for_each(points, [&](int64_t i) { filter_grad[i] = {0.f, 0.f}; });
-    for (int64_t b = f.batch * slice / slices; b < f.batch * (slice + 1) / slices; ++b)
-      backward_row<Io>(a, buffer, b, h, filter, filter_grad);
-    if (to_taps) taps_from_spectrum(a.grad_taps, h, f.seqlen, f.tree, filter_grad, buffer.row);
-  }
-}
-
-// The causal short convolution of channel c of a, at position t.
-template <class Io>
-MONARCH_DEVICE float short_conv(const MixerArgs& a, int64_t b, int64_t c, int64_t t) {
-  const Io* x = row_of<Io>(a.a, b, c);
-  const float* weight = static_cast<const float*>(a.short_weight) + c * a.short_taps;
-  float v = a.short_bias ? static_cast<const float*>(a.short_bias)[c] : 0.f;
-  for (int64_t j = 0; j < a.short_taps; ++j) {
-    const int64_t s = t + j - (a.short_taps - 1);
-    if (s >= 0) v += weight[j] * load(x + s);
-  }
-  return v;
-}
-
-template <class Io>
-MONARCH_KERNEL void mixer_kernel(MixerArgs a, void* workspace) {
-  const int64_t points = a.tree.points, H = a.channels;
-  const Share share(a.batch * H);
-  const BlockBuffers buffer(workspace, points);
-  for (int64_t task = share.begin; task < share.end; ++task) {
-    const int64_t h = task / a.batch, b = task % a.batch;
-    const int64_t valid = valid_length(a.lengths, b, a.seqlen);
-    Io* const y = row_of<Io>(a.y, b, h);
-    for_each(points, [&](int64_t t) {
-      const float v = t < valid ? short_conv<Io>(a, b, h, t) * short_conv<Io>(a, b, 2 * H + h, t) : 0.f;
-      buffer.row[t] = {v, 0.f};
-    });
-    transform<false>(a.tree, buffer.row);
-    multiply(buffer.row, static_cast<const Bin*>(a.spectrum) + h * points, points, buffer.row);
-    transform<true>(a.tree, buffer.row);
-    if (a.residual_spectrum) {
-      load_row(row_of<Io>(a.u, b, h), static_cast<const Io*>(nullptr), valid, points, buffer.bins);
-      transform<false>(a.tree, buffer.bins);
-      multiply(buffer.bins, static_cast<const Bin*>(a.residual_spectrum) + h * points, points, buffer.bins);
-      transform<true>(a.tree, buffer.bins);
-    }
-    for_each(a.seqlen, [&](int64_t t) {
-      float v = 0;
-      if (t < valid) v = buffer.row[t].re * short_conv<Io>(a, b, H + h, t);
-      if (t < valid && a.residual_spectrum) v += buffer.bins[t].re;
-      store(y + t, v);
-    });
-  }
-}
-
-inline const char* run_filter(const FftFilterArgs& a, const Exec& e) {
-  return launch(&filter_kernel, a.blocks, 0, e, a, e.workspace, false);
-}
-inline const char* run_filter_adjoint(const FftFilterArgs& a, const Exec& e) {
-  return launch(&filter_kernel, a.blocks, 0, e, a, e.workspace, true);
-}
-inline const char* run_conv(const FftConvArgs& a, const Exec& e) {
-  return with_io(
-      a.io, [&](auto io) { return launch(&conv_kernel<typename decltype(io)::type>, a.blocks, 0, e, a, e.workspace); });
-}
-inline const char* run_backward(const FftConvGradArgs& a, const Exec& e) {
-  return with_io(a.forward.io, [&](auto io) {
-    return launch(&backward_kernel<typename decltype(io)::type>, a.forward.blocks, 0, e, a, e.workspace);
-  });
-}
-inline const char* run_mixer(const MixerArgs& a, const Exec& e) {
-  return with_io(a.io, [&](auto io) {
-    return launch(&mixer_kernel<typename decltype(io)::type>, a.blocks, 0, e, a, e.workspace);
-  });
-}
-
-template <class T>
-constexpr FftConvKernels fft_conv_kernels(VariantInfo info) {
-  return {info, &run_filter, &run_filter_adjoint, &run_conv, &run_backward, &run_mixer};
-}
-
 }  // namespace monarch
+
+#include "fft_conv_launch.cuh"

@@ -15,6 +15,7 @@
 #define MONARCH_DEVICE __device__ __forceinline__
 #define MONARCH_DEVICE_CALL __device__ __noinline__  // for what would be inlined too often
 #define MONARCH_KERNEL __global__
+#define MONARCH_MOST_THREADS(n) __launch_bounds__(n, 1)
 namespace monarch {
 // Dynamic shared memory of the block, as T.
 template <class T>
@@ -54,6 +55,12 @@ MONARCH_DEVICE void store(Bf16* p, float v) { p->bits = emulator::float_to_bf16(
 MONARCH_DEVICE float load(const Half* p) { return emulator::half_to_float(p->bits); }
 MONARCH_DEVICE void store(Half* p, float v) { p->bits = emulator::float_to_half(v); }
 #endif
+
+// Row (b, h) of rows, null of none.
+template <class Io>
+MONARCH_DEVICE Io* row_of(const Rows& rows, int64_t b, int64_t h) {
+  return rows.data ? static_cast<Io*>(rows.data) + b * rows.batch_stride + h * rows.channel_stride : nullptr;
+}
 
 // The sum of one value per thread, the same on every thread, always added in the same order. `scratch` is shared
 // memory of one float per thread.

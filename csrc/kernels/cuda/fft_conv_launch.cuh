@@ -1,0 +1,282 @@
+// The functions of the kernel table for the long convolution: which kernels of fft_conv.cuh run, on which part of the
+// rows, with which part of the workspace.
+#pragma once
+
+#include <algorithm>
+
+#include "fft_conv.cuh"
+
+namespace monarch {
+
+// The rectangle of channels [h, h + channels) and batch rows [b, b + batch) that a few launches work on.
+struct Chunk {
+  int64_t h, b;
+  RowGrid grid;
+
+  Rows of(Rows rows, Scalar io) const {
+    if (rows.data)
+      rows.data = static_cast<char*>(rows.data) + (b * rows.batch_stride + h * rows.channel_stride) * scalar_bytes(io);
+    return rows;
+  }
+  const int64_t* of(const int64_t* lengths) const { return lengths ? lengths + b : nullptr; }
+  Taps of(Taps taps) const {
+    const auto at = [](void* data, int64_t offset) { return data ? static_cast<float*>(data) + offset : nullptr; };
+    taps.k = at(taps.k, h * taps.num_k), taps.k_rev = at(taps.k_rev, h * taps.num_rev), taps.skip = at(taps.skip, h);
+    return taps;
+  }
+};
+
+constexpr int64_t kMostRows = 1 << 30;  // rows of a launch, when the workspace does not bound them
+
+// Calls f(chunk) for all rows until it returns an error: the batch in one piece when kMostRows fit, else as many
+// channels as fit, batch rows of the same channels after each other.
+template <class F>
+const char* for_chunks(int64_t batch, int64_t channels, int64_t most_rows, int64_t most_channels, F f) {
+  const bool bounded = most_rows < kMostRows;
+  const int64_t fitting = bounded ? most_rows : most_rows / std::max<int64_t>(batch, 1);
+  const int64_t some = std::clamp<int64_t>(std::min(fitting, most_channels), 1, channels);
+  const int64_t rows = bounded ? std::max<int64_t>(1, most_rows / some) : std::max<int64_t>(batch, 1);
+  for (int64_t h = 0; h < channels; h += some) {
+    int64_t b = 0;
+    do {
+      const RowGrid grid{static_cast<int>(std::min(rows, batch - b)), static_cast<int>(std::min(some, channels - h))};
+      if (const char* error = f(Chunk{h, b, grid})) return error;
+      b += rows;
+    } while (b < batch);
+  }
+  return nullptr;
+}
+
+// The transforms of one call: tiles for this device, and the workspace's parts.
+class Transforms {
+ public:
+  Transforms(const TreeShape& tree, const Workspace& workspace, const Exec& exec)
+      : tree_(tree), exec_(exec), chunk_(workspace), next_(static_cast<Bin*>(exec.workspace)) {}
+
+  const TreeShape& tree() const { return tree_; }
+  // Room for the spectra of the channels of a chunk, and for its rows.
+  Bin* take_channels() { return take(chunk_.channels); }
+  Bin* take_rows() { return take(chunk_.rows); }
+  Bin* take_rows_unless_whole(int buffers) { return plan(buffers, 1).whole ? nullptr : take_rows(); }
+
+  template <class Source, class Sink>
+  const char* conv(const Source& source, const Sink& sink, RowGrid grid, Bin* spectrum, Bin* rows) const {
+    const TilePlan p = plan(1, grid.rows());
+    if (p.whole) return run(&conv_rows<Source, Sink>, p.row, grid.rows(), source, sink, grid, spectrum);
+    const char* error = forward<float>(source, grid, rows, p);
+    if (!error) error = inner<true, true>(grid, spectrum, rows, p);
+    return error ? error : inverse<float>(sink, grid, rows, p);
+  }
+
+  const char* filter(const TapSource& source, int channels, Bin* spectrum, Bin* rows) const {
+    const RowGrid grid{1, channels};
+    const TilePlan p = plan(1, channels);
+    if (p.whole) return run(&filter_rows, p.row, channels, source, spectrum, grid);
+    const char* error = forward<Bin>(source, grid, rows, p);
+    return error ? error : inner<true, false>(grid, spectrum, rows, p);
+  }
+
+  const char* filter_adjoint(Bin* spectrum, const Taps& taps, int64_t seqlen, int channels, Bin* rows) const {
+    const RowGrid grid{1, channels};
+    const BinSink sink{rows, tree_.points};
+    const TilePlan p = plan(1, channels);
+    const char* error;
+    if (p.whole) {
+      error = run(&filter_adjoint_rows, p.row, channels, spectrum, sink, grid);
+    } else {
+      error = inner<false, true>(grid, spectrum, rows, p);
+      if (!error) error = inverse<Bin>(sink, grid, rows, p);
+    }
+    return error ? error : launch(&tap_gradients, channels, 0, exec_, rows, taps, seqlen, tree_.points);
+  }
+
+  // `slices` of the batch are summed apart, to rows of spectrum.total; rows that are not whole come in slices of one.
+  template <class Io>
+  const char* backward(const GatedSource<Io>& input, const GatedSource<Io>& grad, const ProductGradSink<Io>& to_input,
+                       const GatedSink<Io>& to_post, const SpectrumGrad& spectrum, bool add, RowGrid grid, int slices,
+                       Bin* inputs, Bin* grads) const {
+    const TilePlan p = plan(2, int64_t{grid.channels} * slices);
+    if (p.whole)
+      return run(&backward_rows<Io>, p.row, int64_t{grid.channels} * slices, input, grad, to_input, to_post, spectrum,
+                 grid, slices);
+    const char* error = forward<float>(input, grid, inputs, p);
+    if (!error) error = forward<float>(grad, grid, grads, p);
+    if (!error)
+      error = run(&inner_backward, p.inner, grid.channels * (tree_.points / p.inner.points), inputs, grads, spectrum,
+                  add, grid);
+    if (!error) error = inverse<float>(to_input, grid, grads, p);
+    return error || !spectrum.filtered_input_wanted ? error : inverse<float>(to_post, grid, inputs, p);
+  }
+
+ private:
+  Bin* take(int64_t rows) {
+    Bin* const mine = next_;
+    next_ += rows * tree_.points;
+    return mine;
+  }
+  TilePlan plan(int buffers, int64_t rows) const { return plan_tiles(tree_, buffers, rows, *exec_.device); }
+  ColumnGrid columns(const TilePlan& p) const { return {tree_.points, p.inner.points}; }
+
+  template <class T, class Source>
+  const char* forward(const Source& source, RowGrid grid, Bin* rows, const TilePlan& p) const {
+    return run(&outer_forward<T, Source>, p.outer, grid.rows() * columns(p).blocks(), source, rows, grid, columns(p));
+  }
+  template <bool Forward, bool Inverse>
+  const char* inner(RowGrid grid, Bin* spectrum, Bin* rows, const TilePlan& p) const {
+    return run(&inner_nodes<Forward, Inverse>, p.inner, grid.rows() * (tree_.points / p.inner.points), rows, spectrum,
+               grid);
+  }
+  template <class T, class Sink>
+  const char* inverse(const Sink& sink, RowGrid grid, Bin* rows, const TilePlan& p) const {
+    return run(&outer_inverse<T, Sink>, p.outer, grid.rows() * columns(p).blocks(), sink, rows, grid, columns(p));
+  }
+
+  template <class Kernel, class... Args>
+  const char* run(Kernel kernel, const TileShape& shape, int64_t rows, const Args&... args) const {
+    if (rows == 0) return nullptr;
+    return launch_resident(kernel, tiles_of(rows, shape), shape.threads, shape.shared_bytes, exec_, args...,
+                           Transform{tree_, shape, head_roots(tree_.radix[0])});
+  }
+
+  TreeShape tree_;
+  const Exec& exec_;
+  Workspace chunk_;
+  Bin* next_;
+};
+
+inline const char* run_filter(const FftFilterArgs& a, const Exec& e) {
+  Transforms t(a.tree, a.workspace, e);
+  Bin* const rows = t.take_rows_unless_whole(1);
+  return for_chunks(1, a.channels, a.workspace.rows, a.channels, [&](const Chunk& c) {
+    return t.filter({c.of(a.taps), a.seqlen, a.tree.points}, c.grid.channels,
+                    static_cast<Bin*>(a.spectrum) + c.h * a.tree.points, rows);
+  });
+}
+
+inline const char* run_filter_adjoint(const FftFilterArgs& a, const Exec& e) {
+  Transforms t(a.tree, a.workspace, e);
+  Bin* const rows = t.take_rows();
+  return for_chunks(1, a.channels, a.workspace.rows, a.channels, [&](const Chunk& c) {
+    return t.filter_adjoint(static_cast<Bin*>(a.spectrum) + c.h * a.tree.points, c.of(a.taps), a.seqlen,
+                            c.grid.channels, rows);
+  });
+}
+
+// The spectra of a chunk's channels: the prepared ones, or made from the taps when the chunk is its channels' first.
+inline const char* spectra_of(const FftConvArgs& a, const Chunk& c, const Transforms& t, Bin* made, Bin* rows,
+                              Bin*& spectra) {
+  spectra = a.spectrum ? static_cast<Bin*>(const_cast<void*>(a.spectrum)) + c.h * a.tree.points : made;
+  if (a.spectrum || c.b > 0) return nullptr;
+  return t.filter({c.of(a.taps), a.seqlen, a.tree.points}, c.grid.channels, made, rows);
+}
+
+template <class Io>
+const char* conv_chunks(const FftConvArgs& a, const Exec& e) {
+  Transforms t(a.tree, a.workspace, e);
+  Bin* const rows = t.take_rows_unless_whole(1);
+  Bin* const made = a.spectrum ? nullptr : t.take_channels();
+  const int64_t most_rows = rows ? a.workspace.rows : kMostRows,
+                most_channels = made ? a.workspace.channels : kMostRows;
+  return for_chunks(a.batch, a.channels, most_rows, most_channels, [&](const Chunk& c) {
+    Bin* spectra;
+    const char* error = spectra_of(a, c, t, made, rows, spectra);
+    const auto of = [&](const Rows& r) { return c.of(r, a.io); };
+    const int64_t* const lengths = c.of(a.lengths);
+    return error ? error
+                 : t.conv(GatedSource<Io>{of(a.u), of(a.pre_gate), lengths, a.seqlen},
+                          GatedSink<Io>{of(a.y), of(a.post_gate), lengths, a.seqlen}, c.grid, spectra, rows);
+  });
+}
+
+inline const char* run_conv(const FftConvArgs& a, const Exec& e) {
+  return with_io(a.io, [&](auto io) { return conv_chunks<typename decltype(io)::type>(a, e); });
+}
+
+// Batch rows [begin, begin + count) of a call, as a call.
+inline FftConvGradArgs batch_part(FftConvGradArgs a, int64_t begin, int64_t count) {
+  const Chunk part{0, begin, {}};
+  for (Rows* r : {&a.forward.u, &a.forward.pre_gate, &a.forward.post_gate, &a.grad, &a.grad_u, &a.grad_pre_gate,
+                  &a.grad_post_gate})
+    *r = part.of(*r, a.forward.io);
+  a.forward.lengths = part.of(a.forward.lengths);
+  a.forward.batch = count;
+  return a;
+}
+
+template <class Io>
+const char* backward_chunks(const FftConvGradArgs& a, const Exec& e, int64_t slice, int slices) {
+  const FftConvArgs& f = a.forward;
+  Transforms t(f.tree, f.workspace, e);
+  const bool to_taps = a.grad_taps.k || a.grad_taps.k_rev || a.grad_taps.skip;
+  Bin* const inputs = t.take_rows_unless_whole(2);
+  Bin* const grads = inputs ? t.take_rows() : to_taps ? t.take_rows() : nullptr;
+  Bin* const made = f.spectrum ? nullptr : t.take_channels();
+  Bin* const total = to_taps ? t.take_channels() : static_cast<Bin*>(a.spectrum_grad);
+  const int64_t most_rows = inputs ? f.workspace.rows : kMostRows;
+  const int64_t most_channels = !made && !to_taps ? kMostRows : std::min(f.workspace.channels, f.workspace.rows);
+  return for_chunks(f.batch, f.channels, most_rows, most_channels, [&](const Chunk& c) {
+    const auto of = [&](const Rows& r) { return c.of(r, f.io); };
+    const int64_t* const lengths = c.of(f.lengths);
+    const Rows u = of(f.u), pre = of(f.pre_gate), post = of(f.post_gate), grad = of(a.grad);
+    const int64_t pitch = (to_taps || slices > 1 ? 1 : a.batch_slices) * f.tree.points;
+    SpectrumGrad spectrum{nullptr, total, pitch, a.grad_post_gate.data != nullptr};
+    if (total && !to_taps) spectrum.total += (c.h * a.batch_slices + slice) * f.tree.points;
+    const char* error = spectra_of(f, c, t, made, grads, spectrum.filter);
+    if (!error)
+      error = t.backward<Io>({u, pre, lengths, f.seqlen}, {grad, post, lengths, f.seqlen},
+                             {{of(a.grad_u), pre, lengths, f.seqlen}, {of(a.grad_pre_gate), u, lengths, f.seqlen}},
+                             {of(a.grad_post_gate), grad, lengths, f.seqlen}, spectrum, c.b > 0, c.grid, slices, inputs,
+                             grads);
+    if (error || !to_taps || c.b + c.grid.batch < f.batch) return error;
+    return t.filter_adjoint(total, c.of(a.grad_taps), f.seqlen, c.grid.channels, grads);
+  });
+}
+
+inline const char* run_backward(const FftConvGradArgs& a, const Exec& e) {
+  const FftConvArgs& f = a.forward;
+  return with_io(f.io, [&](auto io) -> const char* {
+    using Io = typename decltype(io)::type;
+    const int slices = static_cast<int>(a.batch_slices);
+    if (plan_tiles(f.tree, 2, 1, *e.device).whole) return backward_chunks<Io>(a, e, 0, slices);
+    for (int s = 0; s < slices; ++s) {
+      const int64_t begin = f.batch * s / slices, end = f.batch * (s + 1) / slices;
+      if (const char* error = backward_chunks<Io>(batch_part(a, begin, end - begin), e, s, 1)) return error;
+    }
+    return nullptr;
+  });
+}
+
+template <class Io>
+const char* mixer_chunks(const MixerArgs& a, const Exec& e) {
+  Transforms t(a.tree, a.workspace, e);
+  Bin* const rows = t.take_rows_unless_whole(1);
+  float* const held = a.residual_spectrum ? reinterpret_cast<float*>(t.take_rows()) : nullptr;
+  const int64_t most_rows = rows || held ? a.workspace.rows : kMostRows;
+  return for_chunks(a.batch, a.channels, most_rows, kMostRows, [&](const Chunk& c) -> const char* {
+    const auto spectra = [&](const void* all) {
+      return static_cast<Bin*>(const_cast<void*>(all)) + c.h * a.tree.points;
+    };
+    MixerArgs part = a;
+    part.a.data = static_cast<Io*>(a.a.data) + c.b * a.a.batch_stride;
+    part.y.data = static_cast<Io*>(a.y.data) + c.b * a.y.batch_stride;
+    part.lengths = c.of(a.lengths);
+    const HeldRows residual{held, c.grid.channels, a.seqlen};
+    if (held) {
+      const GatedSource<Io> source{c.of(a.u, a.io), {}, part.lengths, a.seqlen};
+      if (const char* error = t.conv(source, residual, c.grid, spectra(a.residual_spectrum), rows)) return error;
+    }
+    return t.conv(MixerSource<Io>{part, c.h, a.channels}, MixerSink<Io>{part, c.h, a.channels, residual}, c.grid,
+                  spectra(a.spectrum), rows);
+  });
+}
+
+inline const char* run_mixer(const MixerArgs& a, const Exec& e) {
+  return with_io(a.io, [&](auto io) { return mixer_chunks<typename decltype(io)::type>(a, e); });
+}
+
+template <class T>
+constexpr FftConvKernels fft_conv_kernels(VariantInfo info) {
+  return {info, &run_filter, &run_filter_adjoint, &run_conv, &run_backward, &run_mixer};
+}
+
+}  // namespace monarch

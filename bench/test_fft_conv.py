@@ -79,7 +79,7 @@ def test_prepared_filter_against_its_arithmetic(compare, device, shape):
     compare(
         f"fft_conv {shape} prepared, gated",
         lambda: mo.fft_conv(u, ready, pre_gate=pre, post_gate=post),
-        dense_product(4096, int(flops / 2), device),
+        dense_product(768, int(flops / 2), device),
         "x @ w, same FLOPs",
     )
 

@@ -81,6 +81,16 @@ def test_a_filter_serves_shorter_rows(L: int, prepared: int) -> None:
     assert relative_error(*gradients) < 2 * limit
 
 
+def test_a_spectrum_at_any_address() -> None:
+    """Kernels read it in vectors; a view into a larger tensor need not lie where those may."""
+    u, k = torch.randn(2, 3, 100), torch.randn(3, 100)
+    spectrum = mo.fft_filter(k, 100)
+    data = spectrum.data
+    shifted = torch.empty(data.numel() + 1)[1:].view(data.shape).copy_(data)
+    moved = torch.ops.monarch_ops.fft_conv_spectrum(u, shifted, None, None, None, 100)
+    torch.testing.assert_close(moved, mo.fft_conv(u, spectrum), rtol=0, atol=0)
+
+
 def test_lengths_that_share_a_filter() -> None:
     lengths = [mo.fft_length(n) for n in range(1, 3000)]
     assert all(a >= n for n, a in enumerate(lengths, 1))

@@ -14,6 +14,12 @@ struct alignas(kVectorBytes) Bytes16 {
   uint32_t words[4];
 };
 
+// Blocks number their work in 32 bits, whose division takes a quarter of the instructions.
+MONARCH_DEVICE unsigned narrow(int64_t n) { return static_cast<unsigned>(n); }
+
+// Whether position s is one of the row's.
+MONARCH_DEVICE bool within(int s, int64_t length) { return narrow(s) < narrow(length); }
+
 MONARCH_DEVICE float activated(float v, bool silu) { return silu ? v / (1.f + expf(-v)) : v; }
 
 // ---- (B, H, L)
@@ -52,9 +58,9 @@ inline int64_t staged_bytes(int64_t taps, int64_t io_bytes) {
 }
 
 template <class Io>
-MONARCH_KERNEL void depthwise_rows(DepthwiseArgs a, int64_t tiles) {
-  const int64_t row = blockIdx.x / tiles, b = row / a.channels, h = row % a.channels;
-  const int64_t begin = blockIdx.x % tiles * kRowTile, left = a.out_len - begin;
+MONARCH_KERNEL void depthwise_rows(DepthwiseArgs a, unsigned tiles) {
+  const unsigned row = blockIdx.x / tiles, b = row / narrow(a.channels), h = row % narrow(a.channels);
+  const int64_t begin = int64_t{blockIdx.x % tiles} * kRowTile, left = a.out_len - begin;
   const int count = static_cast<int>(left < kRowTile ? left : kRowTile);
   const float* const weight = static_cast<const float*>(a.weight) + h * a.taps;
   const float bias = a.bias ? static_cast<const float*>(a.bias)[h] : 0.f;
@@ -69,10 +75,8 @@ MONARCH_KERNEL void depthwise_rows(DepthwiseArgs a, int64_t tiles) {
     for (int j = 0; j < taps; ++j) {
       const float w = weight[first + j];
 #pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        const int t = threadIdx.x + o * kThreads;
-        if (t < count) v[o] += w * load(x + t + j);
-      }
+      for (int o = 0; o < kOutputs; ++o)  // past `count` too, of what is then not stored
+        v[o] += w * load(x + threadIdx.x + o * kThreads + j);
     }
   }
   Io* const y = row_of<Io>(a.y, b, h) + begin;
@@ -88,12 +92,12 @@ template <class Io>
 MONARCH_DEVICE void sum_rows(const DepthwiseWeightGradArgs& a, int64_t h, int64_t first, float (&sums)[kTapsAtOnce]) {
   for (int64_t b = 0; b < a.batch; ++b) {
     const Io *x = row_of<const Io>(a.x, b, h), *grad = row_of<const Io>(a.grad, b, h);
-    for (int64_t t = threadIdx.x; t < a.out_len; t += blockDim.x) {
+    for (int t = threadIdx.x; t < a.out_len; t += blockDim.x) {
       const float g = load(grad + t);
 #pragma unroll
       for (int j = 0; j < kTapsAtOnce; ++j) {
-        const int64_t s = t - a.pad_left + first + j;
-        if (s >= 0 && s < a.seqlen) sums[j] += g * load(x + s);
+        const int s = t + static_cast<int>(first - a.pad_left) + j;
+        if (within(s, a.seqlen)) sums[j] += g * load(x + s);
       }
     }
   }
@@ -122,10 +126,10 @@ constexpr int kPositionTile = kLanesAlong * kOutputs;
 
 // A thread's outputs are neighbouring positions of one channel: what one reads the next ones find in the L1 cache.
 template <class Io>
-MONARCH_KERNEL void depthwise_positions(DepthwiseArgs a, int64_t tiles, int64_t channel_tiles) {
-  const int64_t tile = blockIdx.x / channel_tiles, b = tile / tiles;
-  const int64_t h = blockIdx.x % channel_tiles * kLanesAcross + threadIdx.x % kLanesAcross;
-  const int64_t begin = tile % tiles * kPositionTile + threadIdx.x / kLanesAcross * kOutputs;
+MONARCH_KERNEL void depthwise_positions(DepthwiseArgs a, unsigned tiles, unsigned channel_tiles) {
+  const unsigned tile = blockIdx.x / channel_tiles, b = tile / tiles;
+  const unsigned h = blockIdx.x % channel_tiles * kLanesAcross + threadIdx.x % kLanesAcross;
+  const int begin = static_cast<int>(tile % tiles * kPositionTile + threadIdx.x / kLanesAcross * kOutputs);
   if (h >= a.channels) return;
   const Io* const x = row_of<const Io>(a.x, b, 0) + h;
   const float bias = a.bias ? static_cast<const float*>(a.bias)[h] : 0.f;
@@ -136,8 +140,8 @@ MONARCH_KERNEL void depthwise_positions(DepthwiseArgs a, int64_t tiles, int64_t 
     const float w = static_cast<const float*>(a.weight)[h * a.taps + j];
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
-      const int64_t s = begin + o - a.pad_left + j;
-      if (s >= 0 && s < a.seqlen) v[o] += w * load(x + s * a.x.channel_stride);
+      const int s = begin + o + static_cast<int>(j - a.pad_left);
+      if (within(s, a.seqlen)) v[o] += w * load(x + s * a.x.channel_stride);
     }
   }
   Io* const y = row_of<Io>(a.y, b, 0) + h;
@@ -148,7 +152,7 @@ MONARCH_KERNEL void depthwise_positions(DepthwiseArgs a, int64_t tiles, int64_t 
 
 // Slice blockIdx.x / channel_tiles of the positions of the whole batch, to partial[slice, h, j].
 template <class Io>
-MONARCH_KERNEL void depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, int64_t channel_tiles, float* partial) {
+MONARCH_KERNEL void depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, unsigned channel_tiles, float* partial) {
   float* const shared = shared_memory<float>();
   const int64_t slice = blockIdx.x / channel_tiles, positions = a.batch * a.out_len;
   const int across = threadIdx.x % kLanesAcross, along = threadIdx.x / kLanesAcross;
@@ -162,8 +166,8 @@ MONARCH_KERNEL void depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, i
       const float g = load(row_of<const Io>(a.grad, b, t) + h);
 #pragma unroll
       for (int j = 0; j < kTapsAtOnce; ++j) {
-        const int64_t s = t - a.pad_left + first + j;
-        if (s >= 0 && s < a.seqlen) sums[j] += g * load(row_of<const Io>(a.x, b, s) + h);
+        const int s = static_cast<int>(t - a.pad_left + first) + j;
+        if (within(s, a.seqlen)) sums[j] += g * load(row_of<const Io>(a.x, b, s) + h);
       }
     }
 #pragma unroll
@@ -192,16 +196,16 @@ MONARCH_KERNEL void sum_slices(const float* partial, int64_t slices, int64_t cou
 // ---- the kernel table
 // ------------------------------------------------------------------------------------------------
 
-constexpr int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
+constexpr unsigned pieces(int64_t n, int64_t size) { return static_cast<unsigned>((n + size - 1) / size); }
 
 inline const char* run_depthwise(const DepthwiseArgs& a, const Exec& e) {
   return with_io(a.io, [&](auto io) {
     using Io = typename decltype(io)::type;
     if (a.channels_last) {
-      const int64_t tiles = pieces(a.out_len, kPositionTile), across = pieces(a.channels, kLanesAcross);
+      const unsigned tiles = pieces(a.out_len, kPositionTile), across = pieces(a.channels, kLanesAcross);
       return launch(&depthwise_positions<Io>, a.batch * tiles * across, 0, e, a, tiles, across);
     }
-    const int64_t tiles = pieces(a.out_len, kRowTile);
+    const unsigned tiles = pieces(a.out_len, kRowTile);
     return launch(&depthwise_rows<Io>, a.batch * a.channels * tiles, staged_bytes(a.taps, sizeof(Io)), e, a, tiles);
   });
 }
@@ -211,7 +215,8 @@ inline const char* run_depthwise_weight_grad(const DepthwiseWeightGradArgs& a, c
   return with_io(a.io, [&](auto io) -> const char* {
     using Io = typename decltype(io)::type;
     if (!a.channels_last) return launch(&depthwise_weight_grad_rows<Io>, a.channels, kShared, e, a);
-    const int64_t across = pieces(a.channels, kLanesAcross), count = a.channels * a.taps;
+    const unsigned across = pieces(a.channels, kLanesAcross);
+    const int64_t count = a.channels * a.taps;
     float* const partial = static_cast<float*>(e.workspace);
     const char* error = launch(&depthwise_weight_grad_positions<Io>, a.slices * across, kShared, e, a, across, partial);
     return error ? error

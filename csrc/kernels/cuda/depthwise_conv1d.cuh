@@ -22,8 +22,7 @@ MONARCH_DEVICE bool within(int s, int64_t length) { return narrow(s) < narrow(le
 
 MONARCH_DEVICE float activated(float v, bool silu) { return silu ? v / (1.f + expf(-v)) : v; }
 
-// ---- (B, H, L)
-// -------------------------------------------------------------------------------------------------------
+// ---- (B, H, L) ------------------------------------------------------------------------------------------------------
 
 // A block takes this many neighbouring outputs of a row.
 constexpr int kRowTile = kThreads * kOutputs;
@@ -117,8 +116,7 @@ MONARCH_KERNEL void depthwise_weight_grad_rows(DepthwiseWeightGradArgs a) {
   }
 }
 
-// ---- (B, L, H)
-// -------------------------------------------------------------------------------------------------------
+// ---- (B, L, H) ------------------------------------------------------------------------------------------------------
 
 // A block takes kLanesAcross neighbouring channels; its other threads take further positions.
 constexpr int kLanesAcross = 32, kLanesAlong = kThreads / kLanesAcross;
@@ -193,8 +191,7 @@ MONARCH_KERNEL void sum_slices(const float* partial, int64_t slices, int64_t cou
   out[i] = total;
 }
 
-// ---- the kernel table
-// ------------------------------------------------------------------------------------------------
+// ---- the kernel table -----------------------------------------------------------------------------------------------
 
 constexpr unsigned pieces(int64_t n, int64_t size) { return static_cast<unsigned>((n + size - 1) / size); }
 

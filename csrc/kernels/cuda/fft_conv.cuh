@@ -70,8 +70,7 @@ MONARCH_DEVICE void multiply(Bin (&x)[kNodePoints], const NodeBins& filter) {
   }
 }
 
-// ---- rows that fit into a block
-// --------------------------------------------------------------------------------------
+// ---- rows that fit into a block -------------------------------------------------------------------------------------
 
 template <class Source, class Sink>
 MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
@@ -188,8 +187,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
   });
 }
 
-// ---- longer rows: between tensors and the workspace, (H, B, points) complex numbers
-// ----------------------------------
+// ---- longer rows: between tensors and the workspace, (H, B, points) complex numbers ---------------------------------
 
 // Tile rows of the outer part: blocks of kColumns columns, all those of a row after each other.
 struct ColumnGrid {
@@ -246,8 +244,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
   });
 }
 
-// ---- inner nodes, in place
-// -------------------------------------------------------------------------------------------
+// ---- inner nodes, in place ------------------------------------------------------------------------------------------
 
 // Calls f(inner node, first row) for this block's tiles, node after node, with the twiddles of the node in place.
 template <class F>

@@ -53,7 +53,6 @@ class Transforms {
   Transforms(const TreeShape& tree, const Workspace& workspace, const Exec& exec)
       : tree_(tree), exec_(exec), chunk_(workspace), next_(static_cast<Bin*>(exec.workspace)) {}
 
-  const TreeShape& tree() const { return tree_; }
   // Room for the spectra of the channels of a chunk, and for its rows.
   Bin* take_channels() { return take(chunk_.channels); }
   Bin* take_rows() { return take(chunk_.rows); }
@@ -175,8 +174,8 @@ const char* conv_chunks(const FftConvArgs& a, const Exec& e) {
   Transforms t(a.tree, a.workspace, e);
   Bin* const rows = t.take_rows_unless_whole(1);
   Bin* const made = a.spectrum ? nullptr : t.take_channels();
-  const int64_t most_rows = rows ? a.workspace.rows : kMostRows,
-                most_channels = made ? a.workspace.channels : kMostRows;
+  const int64_t most_rows = rows ? a.workspace.rows : kMostRows;
+  const int64_t most_channels = made ? a.workspace.channels : kMostRows;
   return for_chunks(a.batch, a.channels, most_rows, most_channels, [&](const Chunk& c) {
     Bin* spectra;
     const char* error = spectra_of(a, c, t, made, rows, spectra);
@@ -203,13 +202,15 @@ inline FftConvGradArgs batch_part(FftConvGradArgs a, int64_t begin, int64_t coun
   return a;
 }
 
+// Slices [slice, slice + slices) of the batch that a holds: all of them when rows fit into a block, otherwise one,
+// whose rows of spectrum_grad are batch_slices apart.
 template <class Io>
 const char* backward_chunks(const FftConvGradArgs& a, const Exec& e, int64_t slice, int slices) {
   const FftConvArgs& f = a.forward;
   Transforms t(f.tree, f.workspace, e);
   const bool to_taps = a.grad_taps.k || a.grad_taps.k_rev || a.grad_taps.skip;
   Bin* const inputs = t.take_rows_unless_whole(2);
-  Bin* const grads = inputs ? t.take_rows() : to_taps ? t.take_rows() : nullptr;
+  Bin* const grads = inputs || to_taps ? t.take_rows() : nullptr;  // and what the adjoint of the filter needs
   Bin* const made = f.spectrum ? nullptr : t.take_channels();
   Bin* const total = to_taps ? t.take_channels() : static_cast<Bin*>(a.spectrum_grad);
   const int64_t most_rows = inputs ? f.workspace.rows : kMostRows;
@@ -218,7 +219,7 @@ const char* backward_chunks(const FftConvGradArgs& a, const Exec& e, int64_t sli
     const auto of = [&](const Rows& r) { return c.of(r, f.io); };
     const int64_t* const lengths = c.of(f.lengths);
     const Rows u = of(f.u), pre = of(f.pre_gate), post = of(f.post_gate), grad = of(a.grad);
-    const int64_t pitch = (to_taps || slices > 1 ? 1 : a.batch_slices) * f.tree.points;
+    const int64_t pitch = (inputs ? a.batch_slices : 1) * f.tree.points;
     SpectrumGrad spectrum{nullptr, total, pitch, a.grad_post_gate.data != nullptr};
     if (total && !to_taps) spectrum.total += (c.h * a.batch_slices + slice) * f.tree.points;
     const char* error = spectra_of(f, c, t, made, grads, spectrum.filter);

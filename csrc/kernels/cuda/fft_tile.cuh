@@ -131,8 +131,7 @@ MONARCH_DEVICE_CALL void make_twiddles(Tile tile, int head, int depth, int inner
   __syncthreads();
 }
 
-// ---- passes
-// ----------------------------------------------------------------------------------------------------------
+// ---- passes ---------------------------------------------------------------------------------------------------------
 
 // The pass of the head, in place; `Real` as in math/splits.h.
 template <int Odd, int Bits, bool Inverse, bool Real>
@@ -252,8 +251,7 @@ MONARCH_DEVICE void leaf_pass(const Tile& tile, F f) {
   __syncthreads();
 }
 
-// ---- between the tile and memory
-// -------------------------------------------------------------------------------------
+// ---- between the tile and memory ------------------------------------------------------------------------------------
 
 MONARCH_DEVICE void put(Bin& z, float x) { z.re = x; }
 MONARCH_DEVICE void put(Bin& z, Bin x) { z = x; }

@@ -25,6 +25,7 @@ SMALL_MACHINES = {
     (100, 232448, 4096): "chunks of channels and rows",
     (300, 3000, 16000): "head, then levels",
     (500, 4700, 40000): "backward cut otherwise than forward",
+    (500, 2700, 40000): "half as many columns",
     (1000, 5500, 50000): "head, then two levels, backward too",
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -192,10 +193,11 @@ def test_filter_prepared_for_longer_rows(emulator, dtype):
     check(got, reference.fft_conv(**double(rows), **double(taps)), reference.fft_conv(**rows, **taps))
 
 
-def test_two_outer_levels(emulator):
+@pytest.mark.parametrize("shared", [72 << 10, 40 << 10], ids=["16 columns", "8 columns"])
+def test_two_outer_levels(emulator, shared):
     """The longest cut there is: a head and two levels, then two levels."""
     u, k = random(1, 1, 131072), random(1, 131072)
-    plan = {"shared_memory": 72 << 10}
+    plan = {"shared_memory": shared}
     assert emulator.module.plan(seqlen=131072, **plan)["radices"] == [2, 16, 16, 16, 16]
     got = emulator("conv", ["y"], u=u, k=k, **plan)["y"]
     check(got, reference.fft_conv(u.double(), k.double()), reference.fft_conv(u, k))

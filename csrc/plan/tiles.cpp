@@ -1,6 +1,7 @@
 #include "tiles.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 
@@ -45,8 +46,11 @@ TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const Devi
     for (int level = 0; level < outer; ++level) nodes *= kNodePoints;
     plan.inner = make_tile(0, inner, 1, buffers, rows * nodes, device);
     if (!fits(plan.inner) || outer >= kMaxLevels) continue;
-    plan.outer = make_tile(head, outer, kColumns, 1, rows * plan.inner.points / kColumns, device);
-    if (fits(plan.outer)) return plan;
+    for (int columns : {kColumns, kFewColumns}) {
+      if (outer == 0 && columns < kNodePoints) break;  // the head's pass takes no fewer
+      plan.outer = make_tile(head, outer, columns, 1, rows * plan.inner.points / columns, device);
+      if (fits(plan.outer)) return plan;
+    }
   }
   throw std::invalid_argument("transforms of " + std::to_string(tree.points) +
                               " points need more shared memory than the " + std::to_string(device.shared_memory) +

@@ -1,6 +1,6 @@
 // CUDA: how a transform is spread over thread blocks. A tree is a head (2 .. 24 children), then levels of 16. A block
 // holds tiles of rows in shared memory: whole rows where they fit; otherwise the tree is cut in two, an outer part (the
-// head and the first levels, on kColumns neighbouring columns of a row) and inner nodes, and rows travel between them
+// head and the first levels, on some neighbouring columns of a row) and inner nodes, and rows travel between them
 // through a workspace that stays in the L2 cache.
 #pragma once
 
@@ -12,9 +12,11 @@
 namespace monarch {
 
 constexpr int kNodePoints = 16;  // points below a node of a level: what a thread transforms in registers
-constexpr int kColumns = 16;     // neighbouring columns in a tile of the outer part: one cache line of complex numbers
-constexpr int kMaxLevels = 3;    // in one tile
-constexpr int kRootBins = 26;    // of shared memory, for the head's twiddles
+// Neighbouring columns in a tile of the outer part: a cache line of complex numbers, or half of one when the tile would
+// not fit otherwise.
+constexpr int kColumns = 16, kFewColumns = 8;
+constexpr int kMaxLevels = 3;  // in one tile
+constexpr int kRootBins = 26;  // of shared memory, for the head's twiddles
 constexpr int kMaxTileThreads = 512;
 
 // Points and twiddles of the tiles of one kernel.

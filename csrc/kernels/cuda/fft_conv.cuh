@@ -189,15 +189,16 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
 
 // ---- longer rows: between tensors and the workspace, (H, B, points) complex numbers ---------------------------------
 
-// Tile rows of the outer part: blocks of kColumns columns, all those of a row after each other.
+// Tile rows of the outer part: blocks of columns, all those of a row after each other.
 struct ColumnGrid {
   int64_t pitch;  // of a row
   int inner;      // points below a node of the inner part
+  int columns;    // of a block
 
-  MONARCH_HD int blocks() const { return inner / kColumns; }
+  MONARCH_HD int blocks() const { return inner / columns; }
   // Where in its row the tile's point p is.
   MONARCH_DEVICE int64_t place(int item, int p) const {
-    return int64_t{p / kColumns} * inner + item % blocks() * kColumns + p % kColumns;
+    return int64_t{p / columns} * inner + item % blocks() * columns + p % columns;
   }
   MONARCH_DEVICE Bin* row(Bin* workspace, int item) const { return workspace + item / blocks() * pitch; }
 };

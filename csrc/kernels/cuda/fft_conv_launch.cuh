@@ -114,7 +114,7 @@ class Transforms {
     return mine;
   }
   TilePlan plan(int buffers, int64_t rows) const { return plan_tiles(tree_, buffers, rows, *exec_.device); }
-  ColumnGrid columns(const TilePlan& p) const { return {tree_.points, p.inner.points}; }
+  ColumnGrid columns(const TilePlan& p) const { return {tree_.points, p.inner.points, p.outer.columns}; }
 
   template <class T, class Source>
   const char* forward(const Source& source, RowGrid grid, Bin* rows, const TilePlan& p) const {

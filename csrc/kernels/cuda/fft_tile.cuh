@@ -181,15 +181,17 @@ MONARCH_DEVICE_CALL void head_pass(Tile tile) {
   __syncthreads();
 }
 
+// A node's points, `Stride` apart: 1, 8, or a multiple of 16. The first one is less than `Stride` after a multiple
+// of 16.
 template <int Stride>
 MONARCH_DEVICE void read_node(const Bin* at, Bin (&x)[kNodePoints]) {
 #pragma unroll
-  for (int q = 0; q < kNodePoints; ++q) x[q] = at[q * Stride];
+  for (int q = 0; q < kNodePoints; ++q) x[q] = at[padded(q * Stride)];
 }
 template <int Stride>
 MONARCH_DEVICE void write_node(Bin* at, const Bin (&x)[kNodePoints]) {
 #pragma unroll
-  for (int q = 0; q < kNodePoints; ++q) at[q * Stride] = x[q];
+  for (int q = 0; q < kNodePoints; ++q) at[padded(q * Stride)] = x[q];
 }
 
 template <bool Inverse>
@@ -199,7 +201,7 @@ MONARCH_DEVICE void transform_node(const Tile& tile, int entry, Bin (&x)[kNodePo
   subtree<4, Inverse, false>(x, roots);
 }
 
-// One level whose nodes' points are `Stride` apart, a multiple of 16.
+// One level whose nodes' points are `Stride` apart.
 template <int Stride, bool Inverse>
 MONARCH_DEVICE_CALL void level_pass(Tile tile, int level) {
   const int table = tile.nodes_above(level), nodes = tile.nodes_of(level);
@@ -208,9 +210,9 @@ MONARCH_DEVICE_CALL void level_pass(Tile tile, int level) {
     const int node = tile.rows == 1 ? group : group % nodes;
     Bin* const at = tile.row(0) + group * padded(kNodePoints * Stride) + padded(within);
     Bin x[kNodePoints];
-    read_node<padded(Stride)>(at, x);
+    read_node<Stride>(at, x);
     transform_node<Inverse>(tile, table + node, x);
-    write_node<padded(Stride)>(at, x);
+    write_node<Stride>(at, x);
   }
   __syncthreads();
 }
@@ -221,10 +223,12 @@ MONARCH_DEVICE void middle_passes(const Tile& tile) {
   const int count = tile.columns == 1 ? tile.levels - 1 : tile.levels;
   for (int step = 0; step < count; ++step) {
     const int level = Inverse ? count - 1 - step : step;
-    if (count - level == 2) {
-      level_pass<256, Inverse>(tile, level);
-    } else {
-      level_pass<16, Inverse>(tile, level);
+    switch ((tile.columns == 1 ? kNodePoints : tile.columns) << 4 * (count - level - 1)) {
+      case 256: level_pass<256, Inverse>(tile, level); break;
+      case 128: level_pass<128, Inverse>(tile, level); break;
+      case 16: level_pass<16, Inverse>(tile, level); break;
+      case 8: level_pass<8, Inverse>(tile, level); break;
+      default: __trap();
     }
   }
 }

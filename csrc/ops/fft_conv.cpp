@@ -152,7 +152,7 @@ Tensor fft_filter(Tensor k, OptTensor k_rev, OptTensor skip, int64_t seqlen, boo
   const CheckedTaps taps(op, k, k_rev, skip, k, "k", channels, seqlen, circular, compute_scalar(*io));
   const Tensor spectrum = empty(k, {channels, plan.spectrum_scalars}, dtype_of(compute_scalar(*io)));
   FftFilterArgs args{channels, seqlen, taps.taps(), spectrum.data_ptr(), plan.tree, plan.workspace};
-  run(kernel_of(plan).filter, args, channels, row_grain(seqlen), k, plan.workspace_bytes(0, plan.row_parts(1)));
+  run(kernel_of(plan).filter, args, channels, row_grain(seqlen), k, plan.filter_bytes());
   return spectrum;
 }
 
@@ -177,7 +177,7 @@ std::tuple<Tensor, Tensor, Tensor> fft_filter_backward(Tensor grad, int64_t num_
                   .skip = with_skip ? skip.data_ptr() : nullptr,
                   .circular = circular};
   FftFilterArgs args{channels, seqlen, taps, spectrum.data_ptr(), plan.tree, plan.workspace};
-  run(kernel_of(plan).filter_adjoint, args, channels, row_grain(seqlen), grad, plan.workspace_bytes(0, 1));
+  run(kernel_of(plan).filter_adjoint, args, channels, row_grain(seqlen), grad, plan.filter_adjoint_bytes());
   return {k, k_rev, skip};
 }
 
@@ -192,8 +192,7 @@ Tensor fft_conv(Tensor u, Tensor k, OptTensor k_rev, OptTensor skip, OptTensor p
   args.taps = taps.taps();
   args.channel_tile = 1;  // a thread keeps one filter at a time
   args.y = rows_of(y);
-  run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u,
-      plan.workspace_bytes(1, plan.row_parts(1)));
+  run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u, plan.conv_bytes(false));
   return y;
 }
 
@@ -231,12 +230,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
     partial = empty(u, {H, plan.batch_slices, plan.spectrum_scalars}, dtype);
     args.spectrum_grad = partial.data_ptr();
   }
-  run(kernel_of(plan).backward, args, H * plan.batch_slices, 1, in.u,
-      plan.workspace_bytes(2, std::max(1, plan.row_parts(2))));
+  run(kernel_of(plan).backward, args, H * plan.batch_slices, 1, in.u, plan.backward_bytes(false));
   if (filter_wanted && !direct) {
     const Tensor total = sum_slices(partial);
     FftFilterArgs adjoint{H, in.seqlen, grads, total.data_ptr(), plan.tree, plan.workspace};
-    run(kernel_of(plan).filter_adjoint, adjoint, H, row_grain(in.seqlen), in.u, plan.workspace_bytes(0, 1));
+    run(kernel_of(plan).filter_adjoint, adjoint, H, row_grain(in.seqlen), in.u, plan.filter_adjoint_bytes());
   }
   return {rows.u, dk, drev, dskip, rows.pre, rows.post};
 }
@@ -252,8 +250,7 @@ Tensor fft_conv_spectrum(Tensor u, Tensor spectrum, OptTensor pre_gate, OptTenso
   FftConvArgs args = in.args(plan);
   args.spectrum = filter.data_ptr();
   args.y = rows_of(y);
-  run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u,
-      plan.workspace_bytes(0, plan.row_parts(1)));
+  run(kernel_of(plan).conv, args, in.batch * in.channels, row_grain(in.seqlen), in.u, plan.conv_bytes(true));
   return y;
 }
 
@@ -275,8 +272,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor gra
   const Tensor partial =
       output(want_filter, u, {in.channels, plan.batch_slices, plan.spectrum_scalars}, filter.scalar_type());
   if (want_filter) args.spectrum_grad = partial.data_ptr();
-  run(kernel_of(plan).backward, args, in.channels * plan.batch_slices, 1, in.u,
-      plan.workspace_bytes(0, plan.row_parts(2)));
+  run(kernel_of(plan).backward, args, in.channels * plan.batch_slices, 1, in.u, plan.backward_bytes(true));
   return {rows.u, want_filter ? sum_slices(partial) : partial, rows.pre, rows.post};
 }
 
@@ -322,8 +318,7 @@ Tensor m2_mixer(Tensor a, OptTensor u, Tensor short_weight, OptTensor short_bias
   args.tree = plan.tree;
   args.workspace = plan.workspace;
   args.channel_tile = std::max<int64_t>(1, plan.channel_tile / (residual ? 2 : 1));
-  run(kernel_of(plan).mixer, args, batch * channels, row_grain(L), a,
-      plan.workspace_bytes(0, plan.row_parts(1) + (residual ? 1 : 0)));
+  run(kernel_of(plan).mixer, args, batch * channels, row_grain(L), a, plan.mixer_bytes(residual.has_value()));
   return y;
 }
 

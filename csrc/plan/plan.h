@@ -63,11 +63,21 @@ struct FftConvPlan {
   int whole_buffers;         // CUDA: so many rows fit into a thread block side by side: 0, 1 or 2
   Cost cost;
 
-  // Of a call that needs so many parts of each size; nothing on the CPU.
-  int64_t workspace_bytes(int channel_parts, int row_parts) const {
-    return (channel_parts * workspace.channels + row_parts * workspace.rows) * spectrum_scalars * 4;
+  // Bytes of workspace for the kernels of registry.h; none on the CPU.
+  int64_t filter_bytes() const { return parts(0, row_parts(1)); }
+  int64_t filter_adjoint_bytes() const { return parts(0, 1); }
+  int64_t conv_bytes(bool prepared) const { return parts(prepared ? 0 : 1, row_parts(1)); }
+  int64_t backward_bytes(bool prepared) const {
+    // a filter given as taps gets its gradient as such, which takes what filter_adjoint takes
+    return prepared ? parts(0, row_parts(2)) : parts(2, row_parts(2) ? row_parts(2) : 1);
   }
-  // Row parts for rows that do not fit into a block `buffers` times.
+  int64_t mixer_bytes(bool residual) const { return parts(0, row_parts(1) + (residual ? 1 : 0)); }
+
+ private:
+  int64_t parts(int channels, int rows) const {
+    return (channels * workspace.channels + rows * workspace.rows) * spectrum_scalars * int64_t(sizeof(float));
+  }
+  // For rows that do not fit into a block `buffers` times.
   int row_parts(int buffers) const { return whole_buffers < buffers ? buffers : 0; }
 };
 

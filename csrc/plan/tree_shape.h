@@ -1,4 +1,5 @@
-// How a right-angle transform of a given length is cut into passes (kernels/cpu/fft_tree.h runs it).
+// How a right-angle transform of a given length is cut into passes (kernels/cpu/fft_tree.h and
+// kernels/cuda/fft_tile.cuh run it).
 #pragma once
 
 #include <cstdint>

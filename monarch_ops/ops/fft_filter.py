@@ -111,7 +111,8 @@ class FilterSpectrum:
 
 
 def fft_length(seqlen: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> int:
-    """Points of the transform that rows of length `seqlen` take: as few of the form {1, 3, 5} 2^n as hold them.
+    """Points of the transform that rows of length `seqlen` take: as few of the form {1, 3, 5} 2^n as hold them, of
+    which CUDA has those that are {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24} 16^n.
 
     All lengths with the same number of points cost about the same, and a filter prepared for that number serves them
     all: of the lengths up to L, at most 3 log2(L) filters need to be prepared.

@@ -61,7 +61,7 @@ py::dict filter(Call& c) {
                            .spectrum = c.array_out("spectrum", {channels, plan.spectrum_scalars}),
                            .tree = plan.tree,
                            .workspace = plan.workspace};
-  return c.run(fft_conv.filter, args, plan.workspace_bytes(0, plan.row_parts(1)));
+  return c.run(fft_conv.filter, args, plan.filter_bytes());
 }
 
 py::dict filter_adjoint(Call& c) {
@@ -73,7 +73,7 @@ py::dict filter_adjoint(Call& c) {
                            .spectrum = c.array("spectrum"),
                            .tree = plan.tree,
                            .workspace = plan.workspace};
-  return c.run(fft_conv.filter_adjoint, args, plan.workspace_bytes(0, 1));
+  return c.run(fft_conv.filter_adjoint, args, plan.filter_adjoint_bytes());
 }
 
 // What conv and backward share.
@@ -99,7 +99,7 @@ py::dict conv(Call& c) {
   const FftConvPlan plan = plan_for(c, shape[0], shape[1], shape[2]);
   FftConvArgs args = conv_args(c, plan);
   args.y = c.rows_out("y", shape);
-  return c.run(fft_conv.conv, args, plan.workspace_bytes(1, plan.row_parts(1)));
+  return c.run(fft_conv.conv, args, plan.conv_bytes(args.spectrum));
 }
 
 py::dict backward(Call& c) {
@@ -115,7 +115,7 @@ py::dict backward(Call& c) {
                        .batch_slices = slices,
                        .grad_taps = {}};
   args.grad_taps = taps_out(c, shape[1], args.forward.taps.num_k, args.forward.taps.num_rev);
-  return c.run(fft_conv.backward, args, plan.workspace_bytes(2, std::max(1, plan.row_parts(2))));
+  return c.run(fft_conv.backward, args, plan.backward_bytes(args.forward.spectrum));
 }
 
 py::dict mixer(Call& c) {
@@ -137,7 +137,7 @@ py::dict mixer(Call& c) {
                        .residual_spectrum = c.array("residual_spectrum"),
                        .tree = plan.tree,
                        .workspace = plan.workspace};
-  return c.run(fft_conv.mixer, args, plan.workspace_bytes(0, 2));
+  return c.run(fft_conv.mixer, args, plan.mixer_bytes(args.residual_spectrum));
 }
 
 py::dict depthwise(Call& c) {

@@ -15,7 +15,7 @@ struct alignas(kVectorBytes) Bytes16 {
 };
 
 // Blocks number their work in 32 bits, whose division takes a quarter of the instructions.
-MONARCH_DEVICE unsigned narrow(int64_t n) { return static_cast<unsigned>(n); }
+MONARCH_HD unsigned narrow(int64_t n) { return static_cast<unsigned>(n); }
 
 // Whether position s is one of the row's.
 MONARCH_DEVICE bool within(int s, int64_t length) { return narrow(s) < narrow(length); }
@@ -52,8 +52,8 @@ MONARCH_DEVICE const Io* stage(const Io* x, int64_t first, int count, int64_t le
 }
 
 inline int64_t staged_bytes(int64_t taps, int64_t io_bytes) {
-  return ((kRowTile + (taps < kTapsStaged ? taps : kTapsStaged) - 1) * io_bytes + 2 * kVectorBytes - 1) / kVectorBytes *
-         kVectorBytes;
+  const int64_t count = kRowTile + (taps < kTapsStaged ? taps : kTapsStaged) - 1;
+  return (pieces(count * io_bytes, kVectorBytes) + 1) * kVectorBytes;  // one more for what precedes the first
 }
 
 template <class Io>
@@ -193,17 +193,16 @@ MONARCH_KERNEL void sum_slices(const float* partial, int64_t slices, int64_t cou
 
 // ---- the kernel table -----------------------------------------------------------------------------------------------
 
-constexpr unsigned pieces(int64_t n, int64_t size) { return static_cast<unsigned>((n + size - 1) / size); }
-
 inline const char* run_depthwise(const DepthwiseArgs& a, const Exec& e) {
   return with_io(a.io, [&](auto io) {
     using Io = typename decltype(io)::type;
     if (a.channels_last) {
-      const unsigned tiles = pieces(a.out_len, kPositionTile), across = pieces(a.channels, kLanesAcross);
-      return launch(&depthwise_positions<Io>, a.batch * tiles * across, 0, e, a, tiles, across);
+      const int64_t tiles = pieces(a.out_len, kPositionTile), across = pieces(a.channels, kLanesAcross);
+      return launch(&depthwise_positions<Io>, a.batch * tiles * across, 0, e, a, narrow(tiles), narrow(across));
     }
-    const unsigned tiles = pieces(a.out_len, kRowTile);
-    return launch(&depthwise_rows<Io>, a.batch * a.channels * tiles, staged_bytes(a.taps, sizeof(Io)), e, a, tiles);
+    const int64_t tiles = pieces(a.out_len, kRowTile);
+    return launch(&depthwise_rows<Io>, a.batch * a.channels * tiles, staged_bytes(a.taps, sizeof(Io)), e, a,
+                  narrow(tiles));
   });
 }
 
@@ -212,10 +211,10 @@ inline const char* run_depthwise_weight_grad(const DepthwiseWeightGradArgs& a, c
   return with_io(a.io, [&](auto io) -> const char* {
     using Io = typename decltype(io)::type;
     if (!a.channels_last) return launch(&depthwise_weight_grad_rows<Io>, a.channels, kShared, e, a);
-    const unsigned across = pieces(a.channels, kLanesAcross);
-    const int64_t count = a.channels * a.taps;
+    const int64_t across = pieces(a.channels, kLanesAcross), count = a.channels * a.taps;
     float* const partial = static_cast<float*>(e.workspace);
-    const char* error = launch(&depthwise_weight_grad_positions<Io>, a.slices * across, kShared, e, a, across, partial);
+    const char* error =
+        launch(&depthwise_weight_grad_positions<Io>, a.slices * across, kShared, e, a, narrow(across), partial);
     return error ? error
                  : launch(&sum_slices, blocks_for(count), 0, e, partial, a.slices, count,
                           static_cast<float*>(a.weight_grad));

@@ -42,17 +42,17 @@ struct Share {
 };
 
 constexpr MONARCH_HD int tiles_of(int64_t rows, const TileShape& shape) {
-  return static_cast<int>((rows + shape.rows - 1) / shape.rows);
+  return static_cast<int>(pieces(rows, shape.rows));
 }
 
 // Calls f(first) for the first row of each of this block's tiles.
 template <class F>
-MONARCH_DEVICE void for_tiles(Tile& tile, int64_t rows, int per_tile, F f) {
-  const Share share((rows + per_tile - 1) / per_tile);
+MONARCH_DEVICE void for_tiles(Tile& tile, const Transform& t, int rows, F f) {
+  const Share share(tiles_of(rows, t.shape));
   for (int i = share.begin; i < share.end; ++i) {
-    const int64_t first = int64_t{i} * per_tile, left = rows - first;
-    tile.rows = static_cast<int>(left < per_tile ? left : per_tile);
-    f(static_cast<int>(first));
+    const int first = i * t.shape.rows, left = rows - first;
+    tile.rows = left < t.shape.rows ? left : t.shape.rows;
+    f(first);
   }
 }
 
@@ -77,7 +77,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     conv_rows(Source source, Sink sink, RowGrid grid, Bin* spectrum, Transform t) {
   Tile tile(t.shape);
   t.prepare(tile);
-  for_tiles(tile, grid.rows(), t.shape.rows, [&](int first) {
+  for_tiles(tile, t, grid.rows(), [&](int first) {
     fill<float>(tile, [&](int row) { return grid.at(source, first + row); });
     head_pass<false, true>(tile);
     middle_passes<false>(tile);
@@ -94,7 +94,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     filter_rows(TapSource taps, Bin* spectrum, RowGrid grid, Transform t) {
   Tile tile(t.shape);
   t.prepare(tile);
-  for_tiles(tile, grid.rows(), t.shape.rows, [&](int first) {
+  for_tiles(tile, t, grid.rows(), [&](int first) {
     fill<Bin>(tile, [&](int row) { return grid.at(taps, first + row); });
     head_pass<false, false>(tile);
     middle_passes<false>(tile);
@@ -107,7 +107,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     filter_adjoint_rows(Bin* spectrum, BinSink sink, RowGrid grid, Transform t) {
   Tile tile(t.shape);
   t.prepare(tile);
-  for_tiles(tile, grid.rows(), t.shape.rows, [&](int first) {
+  for_tiles(tile, t, grid.rows(), [&](int first) {
     leaf_pass<false, true>(
         tile, [&](int row, int node, Bin(&x)[kNodePoints]) { node_bins(spectrum, first + row, node, t).load(x); });
     middle_passes<true>(tile);
@@ -152,7 +152,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
                   SpectrumGrad spectrum, RowGrid grid, int slices, Transform t) {
   Tile bins(t.shape), work(t.shape, 1);
   t.prepare(bins);
-  for_tiles(work, int64_t{grid.channels} * slices, t.shape.rows, [&](int first) {
+  for_tiles(work, t, grid.channels * slices, [&](int first) {
     bins.rows = work.rows;
     const int longest = (grid.batch + slices - 1) / slices;
     int step = 0;
@@ -166,8 +166,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
       fill<float>(bins, [&](int row) { return row_at(input, row); });
       head_pass<false, true>(bins);
       middle_passes<false>(bins);
-      leaf_pass<true, false>(bins,
-                             [&](int row, int node, Bin(&x)[kNodePoints]) { write_node<1>(bins.leaf(row, node), x); });
+      last_pass<false>(bins);
       fill<float>(work, [&](int row) { return row_at(grad, row); });
       head_pass<false, true>(work);
       middle_passes<false>(work);
@@ -178,8 +177,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
       head_pass<true, true>(work);
       drain<float>(work, [&](int row) { return row_at(to_input, row); });
       if (!spectrum.filtered_input_wanted) continue;
-      leaf_pass<false, true>(bins,
-                             [&](int row, int node, Bin(&x)[kNodePoints]) { read_node<1>(bins.leaf(row, node), x); });
+      last_pass<true>(bins);
       middle_passes<true>(bins);
       head_pass<true, true>(bins);
       drain<float>(bins, [&](int row) { return row_at(to_post, row); });
@@ -189,6 +187,16 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
 
 // ---- longer rows: between tensors and the workspace, (H, B, points) complex numbers ---------------------------------
 
+// Neighbouring points of the workspace, for fill() and drain(); of nothing, zeros.
+struct WorkspacePoints {
+  Bin* data;
+
+  MONARCH_DEVICE Bin operator()(int p) const { return data ? data[p] : Bin{0.f, 0.f}; }
+  MONARCH_DEVICE void operator()(int p, Bin z) const {
+    if (data) data[p] = z;
+  }
+};
+
 // Tile rows of the outer part: blocks of columns, all those of a row after each other.
 struct ColumnGrid {
   int64_t pitch;  // of a row
@@ -196,11 +204,19 @@ struct ColumnGrid {
   int columns;    // of a block
 
   MONARCH_HD int blocks() const { return inner / columns; }
-  // Where in its row the tile's point p is.
-  MONARCH_DEVICE int64_t place(int item, int p) const {
-    return int64_t{p / columns} * inner + item % blocks() * columns + p % columns;
+  // The points of tile row `item`, out of those of its whole row.
+  template <class Points>
+  MONARCH_DEVICE auto select(const Points& points, int item) const {
+    const int first = item % blocks() * columns, across = columns, stride = inner;
+    return [=](int p, auto... z) { return points(p / across * stride + first + p % across, z...); };
   }
-  MONARCH_DEVICE Bin* row(Bin* workspace, int item) const { return workspace + item / blocks() * pitch; }
+  MONARCH_DEVICE auto of_workspace(Bin* workspace, int item) const {
+    return select(WorkspacePoints{workspace + item / blocks() * pitch}, item);
+  }
+  template <class Place>
+  MONARCH_DEVICE auto of_rows(const Place& place, const RowGrid& grid, int item) const {
+    return select(grid.at(place, item / blocks()), item);
+  }
 };
 
 template <class T, class Source>
@@ -208,19 +224,11 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     outer_forward(Source source, Bin* workspace, RowGrid grid, ColumnGrid columns, Transform t) {
   Tile tile(t.shape);
   t.prepare(tile);
-  for_tiles(tile, int64_t{grid.rows()} * columns.blocks(), t.shape.rows, [&](int first) {
-    fill<T>(tile, [&](int row) {
-      const int item = first + row;
-      return [=, point = grid.at(source, item / columns.blocks())](int p) {
-        return point(static_cast<int>(columns.place(item, p)));
-      };
-    });
+  for_tiles(tile, t, grid.rows() * columns.blocks(), [&](int first) {
+    fill<T>(tile, [&](int row) { return columns.of_rows(source, grid, first + row); });
     head_pass<false, sizeof(T) == sizeof(float)>(tile);
     middle_passes<false>(tile);
-    drain<Bin>(tile, [&](int row) {
-      const int item = first + row;
-      return [=, to = columns.row(workspace, item)](int p, Bin z) { to[columns.place(item, p)] = z; };
-    });
+    drain<Bin>(tile, [&](int row) { return columns.of_workspace(workspace, first + row); });
   });
 }
 
@@ -229,19 +237,11 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     outer_inverse(Sink sink, Bin* workspace, RowGrid grid, ColumnGrid columns, Transform t) {
   Tile tile(t.shape);
   t.prepare(tile);
-  for_tiles(tile, int64_t{grid.rows()} * columns.blocks(), t.shape.rows, [&](int first) {
-    fill<Bin>(tile, [&](int row) {
-      const int item = first + row;
-      return [=, from = columns.row(workspace, item)](int p) { return from[columns.place(item, p)]; };
-    });
+  for_tiles(tile, t, grid.rows() * columns.blocks(), [&](int first) {
+    fill<Bin>(tile, [&](int row) { return columns.of_workspace(workspace, first + row); });
     middle_passes<true>(tile);
     head_pass<true, sizeof(T) == sizeof(float)>(tile);
-    drain<T>(tile, [&](int row) {
-      const int item = first + row;
-      return [=, point = grid.at(sink, item / columns.blocks())](int p, T value) {
-        point(static_cast<int>(columns.place(item, p)), value);
-      };
-    });
+    drain<T>(tile, [&](int row) { return columns.of_rows(sink, grid, first + row); });
   });
 }
 
@@ -262,23 +262,13 @@ MONARCH_DEVICE void for_inner_tiles(Tile& tile, const Transform& t, int rows, F 
   }
 }
 
-// A node's points in the workspace, for fill() and drain(); of nothing, zeros.
-struct InnerPoints {
-  Bin* data;
-
-  MONARCH_DEVICE Bin operator()(int p) const { return data ? data[p] : Bin{0.f, 0.f}; }
-  MONARCH_DEVICE void operator()(int p, Bin z) const {
-    if (data) data[p] = z;
-  }
-};
-
 template <bool Forward, bool Inverse>
 MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     inner_nodes(Bin* workspace, Bin* spectrum, RowGrid grid, Transform t) {
   Tile tile(t.shape);
   for_inner_tiles(tile, t, grid.rows(), [&](int inner, int first) {
     const auto place = [&](int row) {
-      return InnerPoints{workspace + (first + row) * t.tree.points + int64_t{inner} * t.shape.points};
+      return WorkspacePoints{workspace + (first + row) * t.tree.points + int64_t{inner} * t.shape.points};
     };
     if (Forward) {
       fill<Bin>(tile, place);
@@ -309,13 +299,12 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
       const auto place = [&](Bin* rows) {
         return [=, &t](int row) {
           const int64_t at = int64_t{first + row} * grid.batch + b;
-          return InnerPoints{grid.batch ? rows + at * t.tree.points + int64_t{inner} * t.shape.points : nullptr};
+          return WorkspacePoints{grid.batch ? rows + at * t.tree.points + int64_t{inner} * t.shape.points : nullptr};
         };
       };
       fill<Bin>(bins, place(inputs));
       middle_passes<false>(bins);
-      leaf_pass<true, false>(bins,
-                             [&](int row, int node, Bin(&x)[kNodePoints]) { write_node<1>(bins.leaf(row, node), x); });
+      last_pass<false>(bins);
       fill<Bin>(work, place(grads));
       middle_passes<false>(work);
       leaf_pass<true, true>(work, [&](int row, int node, Bin(&x)[kNodePoints]) {
@@ -325,8 +314,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
       middle_passes<true>(work);
       drain<Bin>(work, place(grads));
       if (!spectrum.filtered_input_wanted) continue;
-      leaf_pass<false, true>(bins,
-                             [&](int row, int node, Bin(&x)[kNodePoints]) { read_node<1>(bins.leaf(row, node), x); });
+      last_pass<true>(bins);
       middle_passes<true>(bins);
       drain<Bin>(bins, place(inputs));
     } while (++b < grid.batch);

@@ -18,6 +18,10 @@ struct Chunk {
       rows.data = static_cast<char*>(rows.data) + (b * rows.batch_stride + h * rows.channel_stride) * scalar_bytes(io);
     return rows;
   }
+  // The channels' spectra, which lie after each other.
+  Bin* of(const void* spectra, int64_t points) const {
+    return static_cast<Bin*>(const_cast<void*>(spectra)) + h * points;
+  }
   const int64_t* of(const int64_t* lengths) const { return lengths ? lengths + b : nullptr; }
   Taps of(Taps taps) const {
     const auto at = [](void* data, int64_t offset) { return data ? static_cast<float*>(data) + offset : nullptr; };
@@ -147,8 +151,7 @@ inline const char* run_filter(const FftFilterArgs& a, const Exec& e) {
   Transforms t(a.tree, a.workspace, e);
   Bin* const rows = t.take_rows_unless_whole(1);
   return for_chunks(1, a.channels, a.workspace.rows, a.channels, [&](const Chunk& c) {
-    return t.filter({c.of(a.taps), a.seqlen, a.tree.points}, c.grid.channels,
-                    static_cast<Bin*>(a.spectrum) + c.h * a.tree.points, rows);
+    return t.filter({c.of(a.taps), a.seqlen, a.tree.points}, c.grid.channels, c.of(a.spectrum, a.tree.points), rows);
   });
 }
 
@@ -156,15 +159,14 @@ inline const char* run_filter_adjoint(const FftFilterArgs& a, const Exec& e) {
   Transforms t(a.tree, a.workspace, e);
   Bin* const rows = t.take_rows();
   return for_chunks(1, a.channels, a.workspace.rows, a.channels, [&](const Chunk& c) {
-    return t.filter_adjoint(static_cast<Bin*>(a.spectrum) + c.h * a.tree.points, c.of(a.taps), a.seqlen,
-                            c.grid.channels, rows);
+    return t.filter_adjoint(c.of(a.spectrum, a.tree.points), c.of(a.taps), a.seqlen, c.grid.channels, rows);
   });
 }
 
 // The spectra of a chunk's channels: the prepared ones, or made from the taps when the chunk is its channels' first.
 inline const char* spectra_of(const FftConvArgs& a, const Chunk& c, const Transforms& t, Bin* made, Bin* rows,
                               Bin*& spectra) {
-  spectra = a.spectrum ? static_cast<Bin*>(const_cast<void*>(a.spectrum)) + c.h * a.tree.points : made;
+  spectra = a.spectrum ? c.of(a.spectrum, a.tree.points) : made;
   if (a.spectrum || c.b > 0) return nullptr;
   return t.filter({c.of(a.taps), a.seqlen, a.tree.points}, c.grid.channels, made, rows);
 }
@@ -254,20 +256,17 @@ const char* mixer_chunks(const MixerArgs& a, const Exec& e) {
   float* const held = a.residual_spectrum ? reinterpret_cast<float*>(t.take_rows()) : nullptr;
   const int64_t most_rows = rows || held ? a.workspace.rows : kMostRows;
   return for_chunks(a.batch, a.channels, most_rows, kMostRows, [&](const Chunk& c) -> const char* {
-    const auto spectra = [&](const void* all) {
-      return static_cast<Bin*>(const_cast<void*>(all)) + c.h * a.tree.points;
-    };
+    const Chunk all_channels{0, c.b, {}};
     MixerArgs part = a;
-    part.a.data = static_cast<Io*>(a.a.data) + c.b * a.a.batch_stride;
-    part.y.data = static_cast<Io*>(a.y.data) + c.b * a.y.batch_stride;
-    part.lengths = c.of(a.lengths);
+    part.a = all_channels.of(a.a, a.io), part.y = all_channels.of(a.y, a.io), part.lengths = c.of(a.lengths);
     const HeldRows residual{held, c.grid.channels, a.seqlen};
     if (held) {
       const GatedSource<Io> source{c.of(a.u, a.io), {}, part.lengths, a.seqlen};
-      if (const char* error = t.conv(source, residual, c.grid, spectra(a.residual_spectrum), rows)) return error;
+      if (const char* error = t.conv(source, residual, c.grid, c.of(a.residual_spectrum, a.tree.points), rows))
+        return error;
     }
     return t.conv(MixerSource<Io>{part, c.h, a.channels}, MixerSink<Io>{part, c.h, a.channels, residual}, c.grid,
-                  spectra(a.spectrum), rows);
+                  c.of(a.spectrum, a.tree.points), rows);
   });
 }
 

@@ -113,7 +113,7 @@ struct ShortRow {
   }
 };
 
-// `part` of the mixer's channels that a launch works on begins at channel `first` of `total`.
+// The channels that a launch works on begin with `first` of `total`.
 template <class Io>
 struct MixerSource {
   MixerArgs a;

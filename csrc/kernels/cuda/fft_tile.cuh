@@ -233,6 +233,12 @@ MONARCH_DEVICE void middle_passes(const Tile& tile) {
   }
 }
 
+// The last level, in place.
+template <bool Inverse>
+MONARCH_DEVICE void last_pass(const Tile& tile) {
+  level_pass<1, Inverse>(tile, tile.levels - 1);
+}
+
 // The last level: f(row, node, x) between the transforms of a node's points; without `Forward` it fills x, without
 // `Inverse` it takes x away.
 template <bool Forward, bool Inverse, class F>

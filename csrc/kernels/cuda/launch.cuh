@@ -49,6 +49,6 @@ const char* launch_resident(void (*kernel)(Params...), int64_t tiles, int thread
 }
 
 // Blocks for one thread per item.
-inline int64_t blocks_for(int64_t items) { return (items + kThreads - 1) / kThreads; }
+inline int64_t blocks_for(int64_t items) { return pieces(items, kThreads); }
 
 }  // namespace monarch

@@ -56,6 +56,9 @@ MONARCH_DEVICE float load(const Half* p) { return emulator::half_to_float(p->bit
 MONARCH_DEVICE void store(Half* p, float v) { p->bits = emulator::float_to_half(v); }
 #endif
 
+// How many pieces of `size` hold n things.
+MONARCH_HD constexpr int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
 // Row (b, h) of rows, null of none.
 template <class Io>
 MONARCH_DEVICE Io* row_of(const Rows& rows, int64_t b, int64_t h) {

@@ -59,6 +59,23 @@ MONARCH_HD constexpr int reverse_bits(int k, int bits) {
   return r;
 }
 
+// One of the four, on all pairs of a node of 2 * Half points.
+template <int Half, bool Inverse, bool Real, class R>
+MONARCH_HD void butterflies(Complex<R>* x, Complex<R> r) {
+#pragma unroll
+  for (int j = 0; j < Half; ++j) {
+    if constexpr (Inverse && Real) {
+      merge_real(x[j], x[Half + j], r);
+    } else if constexpr (Inverse) {
+      merge(x[j], x[Half + j], r);
+    } else if constexpr (Real) {
+      split_real(x[j], x[Half + j], r);
+    } else {
+      split(x[j], x[Half + j], r);
+    }
+  }
+}
+
 // The transform of the 2^Bits points below a node of angle theta (in turns); roots[l] = exp(2 pi i theta / 2^(l+1)).
 // `Real`: the points before a forward transform have no imaginary part, and after an inverse one none is wanted.
 // x is node K of level Level below that node, and Bits counts from there.
@@ -70,28 +87,10 @@ MONARCH_HD void subtree(Complex<R>* x, const Complex<R>* roots) {
     constexpr int kTurn = reverse_bits(K & ~1, Level) << (3 - Level);
     const Complex<R> even = kTurn ? mul(roots[Level], sixteenth<R>(kTurn)) : roots[Level];
     const Complex<R> root = K & 1 ? Complex<R>{-even.im, even.re} : even;
-    if constexpr (!Inverse) {
-#pragma unroll
-      for (int j = 0; j < kHalf; ++j) {
-        if constexpr (Real) {
-          split_real(x[j], x[kHalf + j], root);
-        } else {
-          split(x[j], x[kHalf + j], root);
-        }
-      }
-    }
+    if constexpr (!Inverse) butterflies<kHalf, false, Real>(x, root);
     subtree<Bits - 1, Inverse, false, Level + 1, 2 * K>(x, roots);
     subtree<Bits - 1, Inverse, false, Level + 1, 2 * K + 1>(x + kHalf, roots);
-    if constexpr (Inverse) {
-#pragma unroll
-      for (int j = 0; j < kHalf; ++j) {
-        if constexpr (Real) {
-          merge_real(x[j], x[kHalf + j], root);
-        } else {
-          merge(x[j], x[kHalf + j], root);
-        }
-      }
-    }
+    if constexpr (Inverse) butterflies<kHalf, true, Real>(x, root);
   }
 }
 

@@ -24,6 +24,12 @@ def shifted(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x[:, :1], x[:, :-1]], axis=1)
 
 
+def squared(x: np.ndarray) -> np.ndarray:
+    """Rows as 16 x 16 matrices of halves, times themselves."""
+    halves = x.reshape(-1, 16, 16).astype(np.float16).astype(np.float32)
+    return (halves @ halves).reshape(x.shape)
+
+
 def outcomes(selftest: ModuleType, kernel: str, expected) -> list[str]:
     """What each schedule finds: an error message, "wrong result" or "right"."""
     x = np.random.default_rng(0).standard_normal((3, 256)).astype(np.float32)
@@ -41,12 +47,26 @@ def outcomes(selftest: ModuleType, kernel: str, expected) -> list[str]:
 def test_right_kernels_pass(selftest):
     assert set(outcomes(selftest, "shift", shifted)) == {"right"}
     assert set(outcomes(selftest, "sum", lambda x: x.sum(1, keepdims=True).repeat(256, 1))) == {"right"}
+    assert set(outcomes(selftest, "square", squared)) == {"right"}
+    greatest = outcomes(selftest, "greatest", lambda x: abs(x).reshape(3, 8, 32).max(2).repeat(32, axis=1))
+    assert set(greatest) == {"right"}
 
 
 def test_missing_barriers_show(selftest):
     """Threads that happen to run in the lucky order hide the fault; that is why there are several schedules."""
     assert [o != "right" for o in outcomes(selftest, "missing_barrier", shifted)] == [False, True, True, True]
     assert [o != "right" for o in outcomes(selftest, "missing_second_barrier", shifted)] == [True, False, True, True]
+
+
+def test_missing_warp_barriers_show(selftest):
+    """All lanes meet at the instruction that reads for all of them, but that orders nothing."""
+    assert "right" not in outcomes(selftest, "missing_warp_barrier", squared)
+    assert "right" not in outcomes(selftest, "missing_second_warp_barrier", squared)
+
+
+@pytest.mark.parametrize("kernel", ["wrong_fragment", "fragment_off_by_one", "matrix_after_shared"])
+def test_wrong_operands_show(selftest, kernel):
+    assert set(outcomes(selftest, kernel, squared)) == {"wrong result"}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +82,9 @@ def test_missing_barriers_show(selftest):
         ("unwritten_output", r"element 259 of 'y' was not written"),
         ("changed_input", r"changed the input 'x'"),
         ("read_after_input", r"element 767 of 'y' was not written, or is made of such"),
+        ("misaligned_matrix", r"misaligned row of a matrix: thread \d+ of block \d at selftest.cpp:\d+"),
+        ("half_a_warp", r"divergent warp: thread \d+ of block \d waits at selftest.cpp:\d+, others .* are elsewhere"),
+        ("lanes_apart", r"divergent warp: thread \d+ of block \d waits at .*, others of its warp wait at .*:\d+"),
     ],
 )
 def test_planted_faults_are_found(selftest, kernel, message):

@@ -24,6 +24,7 @@ BUILD = ROOT / "build" / "emulator"
 RUNTIME = (
     HERE / "fiber.cpp",
     HERE / "runtime.cpp",
+    HERE / "warp.cpp",
     HERE / "call.cpp",
     ROOT / "csrc" / "plan" / "plan.cpp",
     ROOT / "csrc" / "plan" / "tiles.cpp",

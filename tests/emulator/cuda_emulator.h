@@ -9,6 +9,7 @@
 
 #include "kernels/registry.h"
 #include "runtime.h"
+#include "warp.h"
 
 #define MONARCH_DEVICE inline
 #define MONARCH_DEVICE_CALL inline
@@ -18,6 +19,15 @@
 // The default arguments are the place of the call.
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   emulator::block_barrier({file, line});
+}
+inline void __syncwarp(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulator::warp_instruction({file, line}, nullptr, nullptr, true);
+}
+inline unsigned atomicMax(unsigned* p, unsigned value) {
+  unsigned old = __atomic_load_n(p, __ATOMIC_RELAXED);
+  while (old < value && !__atomic_compare_exchange_n(p, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return old;
 }
 [[noreturn]] inline void __trap(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   emulator::fail("__trap", {file, line});

@@ -25,12 +25,21 @@ emulator::Index threadIdx, blockIdx, blockDim, gridDim;
 namespace emulator {
 namespace {
 
-enum class State { ready, at_barrier, exited };
+enum class State { ready, at_barrier, in_warp, exited };
 
 struct Thread {
   Fiber fiber;
   int index = 0;
   State state = State::exited;
+};
+
+// 32 threads at a common instruction.
+struct Warp {
+  int arrived = 0;
+  Site site{};
+  void* lanes[kWarp];
+  unsigned generation = 0;  // instructions that ordered memory
+  char orders[2];           // as for barriers
 };
 
 // The happens-before order of a launch: the host, then the threads of a block, with barriers among them, then the host.
@@ -53,6 +62,7 @@ class Machine {
   void set_schedule(Order order, uint64_t seed) { order_ = order, seed_ = seed; }
   const char* launch(const LaunchConfig& config, const std::function<void()>& body);
   void block_barrier(Site site);
+  void warp_instruction(Site site, void* mine, WarpFunction execute, bool ordering);
   [[noreturn]] void fail(std::string what);
   std::byte* shared_memory() const { return shared_->data(); }
 
@@ -77,6 +87,7 @@ class Machine {
   int64_t arrived_ = 0;      // threads at the barrier
   unsigned generation_ = 0;  // barriers passed
   Site barrier_site_{};
+  std::vector<Warp> warps_;
   Thread* current_ = nullptr;
   // Threads that can run; the one with the lowest priority number is next.
   using Entry = std::pair<uint64_t, int>;
@@ -107,6 +118,7 @@ const char* Machine::launch(const LaunchConfig& config, const std::function<void
     threads_.push_back(std::make_unique<Thread>());
     threads_.back()->index = static_cast<int>(threads_.size()) - 1;
   }
+  warps_.resize((config.threads + kWarp - 1) / kWarp);
   for (const int64_t block : block_order()) {
     run_block(block);
     if (!error_.empty()) return error_.c_str();
@@ -136,6 +148,7 @@ void Machine::run_block(int64_t block) {
   shared_->clear();
   arrived_ = 0;
   ready_ = {};
+  for (Warp& warp : warps_) warp.arrived = 0;
   for (int64_t i = 0; i < config_.threads; ++i) {
     threads_[i]->fiber.start([] {
       acquire(block_start);
@@ -162,7 +175,11 @@ void Machine::check_block() {
     return std::find_if(threads_.begin(), end, [&](const auto& thread) { return thread->state == state; });
   };
   // When nobody can run and somebody still waits, the others have gone.
-  if (const auto waiting = first(State::at_barrier); waiting != end) {
+  if (const auto waiting = first(State::in_warp); waiting != end) {
+    const int index = (*waiting)->index;
+    error_ = "divergent warp: " + thread_name(index) + " waits at " + name_of(warps_[index / kWarp].site) +
+             ", others of its warp are elsewhere";
+  } else if (const auto waiting = first(State::at_barrier); waiting != end) {
     error_ = "divergent barrier: " + thread_name((*waiting)->index) + " waits at " + name_of(barrier_site_) +
              ", thread " + std::to_string((*first(State::exited))->index) + " has exited";
   } else if (const auto offset = shared_->outside_write()) {
@@ -188,6 +205,27 @@ void Machine::block_barrier(Site site) {
   acquire(barrier);
 }
 
+void Machine::warp_instruction(Site site, void* mine, WarpFunction execute, bool ordering) {
+  Warp& warp = warps_[current_->index / kWarp];
+  if (warp.arrived == 0) warp.site = site;
+  if (site.line != warp.site.line || std::string_view(site.file) != warp.site.file)
+    fail("divergent warp: " + thread_name(current_->index) + " waits at " + name_of(site) +
+         ", others of its warp wait at " + name_of(warp.site));
+  current_->state = State::in_warp;
+  warp.lanes[current_->index % kWarp] = mine;
+  char& order = warp.orders[warp.generation & 1];
+  if (ordering) release(order);
+  if (++warp.arrived == kWarp) {
+    warp.arrived = 0;
+    warp.generation += ordering;
+    if (execute) execute(warp.lanes);
+    const int first = current_->index / kWarp * kWarp;
+    for (int lane = 0; lane < kWarp; ++lane) make_ready(*threads_[first + lane]);
+  }
+  current_->fiber.suspend();
+  if (ordering) acquire(order);
+}
+
 void Machine::fail(std::string what) {
   error_ = std::move(what);
   while (true) current_->fiber.suspend();  // never resumed
@@ -200,6 +238,9 @@ const char* launch(const LaunchConfig& config, const std::function<void()>& body
   return machine.launch(config, body);
 }
 void block_barrier(Site site) { machine.block_barrier(site); }
+void warp_instruction(Site site, void* mine, WarpFunction execute, bool ordering) {
+  machine.warp_instruction(site, mine, execute, ordering);
+}
 void fail(const char* what, Site site) {
   machine.fail(std::string(what) + ": " + thread_name(static_cast<int>(threadIdx.x)) + " at " + name_of(site));
 }

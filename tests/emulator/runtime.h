@@ -36,6 +36,13 @@ const char* launch(const LaunchConfig& config, const std::function<void()>& body
 
 // Waits until all threads of the block have come to this barrier.
 void block_barrier(Site site);
+
+// An instruction that the 32 threads of a warp carry out together: waits until all of them have come to this place,
+// then `execute` gets what each of them brought, lane by lane. It orders no memory, unless `ordering`.
+constexpr int kWarp = 32;
+using WarpFunction = void (*)(void* const (&lanes)[kWarp]);
+void warp_instruction(Site site, void* mine, WarpFunction execute, bool ordering = false);
+
 // Ends the launch with an error that names the running thread.
 [[noreturn]] void fail(const char* what, Site site);
 std::byte* shared_memory();

@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "call.h"
+#include "conformance.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace monarch {
 namespace {
@@ -125,6 +127,151 @@ MONARCH_KERNEL void read_after_input(RowsArgs a) {
   row.y[row.tid] = row.x[row.tid] + 0.5f * row.x[row.tid + 1];
 }
 
+// ---- a warp's instructions ------------------------------------------------------------------------------------------
+
+// The rows as 16 x 16 matrices X. The first warp of a block makes them a matrix of halves in shared memory, in which a
+// Quad is half a row, then y = X X from it.
+struct Square : Row {
+  int lane = tid % 32, q = lane % 4, g = lane / 4;
+  Quad* halves = reinterpret_cast<Quad*>(shared);
+  float d[2][4] = {};  // columns 0 .. 7, and 8 .. 15
+
+  using Row::Row;
+  const Quad* operand() const { return halves + lane % 16 * 2 + lane / 16; }
+  void round() const {
+    for (int i = 0; i < 4; ++i) halves[lane].w[i] = pack(x[8 * lane + 2 * i], x[8 * lane + 2 * i + 1]);
+  }
+  Fragment left() const {
+    const auto word = [&](int r, int c) { return pack(x[16 * r + c], x[16 * r + c + 1]); };
+    return {word(g, 2 * q), word(g + 8, 2 * q), word(g, 2 * q + 8), word(g + 8, 2 * q + 8)};
+  }
+  void multiply(const Fragment& a, const uint32_t (&b)[4]) {
+    mma(d[0], a, b[0], b[1]);
+    mma(d[1], a, b[2], b[3]);
+  }
+  void store() const {
+    for (int half = 0; half < 2; ++half)
+      for (int i = 0; i < 4; ++i) y[16 * (g + i / 2 * 8) + 8 * half + 2 * q + i % 2] = d[half][i];
+  }
+};
+
+MONARCH_KERNEL void square(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 32) return;
+  s.round();
+  __syncwarp();
+  uint32_t b[4];
+  load_matrices(s.operand(), b);
+  s.multiply(s.left(), b);
+  s.store();
+}
+
+MONARCH_KERNEL void missing_warp_barrier(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 32) return;
+  s.round();
+  uint32_t b[4];
+  load_matrices(s.operand(), b);
+  s.multiply(s.left(), b);
+  s.store();
+}
+
+// Its second half reads what lanes that are ahead have overwritten.
+MONARCH_KERNEL void missing_second_warp_barrier(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 32) return;
+  s.round();
+  __syncwarp();
+  uint32_t b[4];
+  load_matrices(s.operand(), b);
+  s.multiply(s.left(), b);
+  const uint32_t other = s.halves[s.lane ^ 1].w[0];
+  s.halves[s.lane].w[0] = 0;
+  s.d[0][0] += 0.f * unpack(other).low + (other ? 0.f : 1.f);
+  s.store();
+}
+
+MONARCH_KERNEL void wrong_fragment(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 32) return;
+  s.round();
+  __syncwarp();
+  uint32_t b[4];
+  load_matrices(s.operand(), b);
+  const Fragment f = s.left();
+  s.multiply({f.w[0], f.w[2], f.w[1], f.w[3]}, b);
+  s.store();
+}
+
+// Its operands are those of the matrix one word further.
+MONARCH_KERNEL void fragment_off_by_one(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 32) return;
+  s.round();
+  __syncwarp();
+  uint32_t b[4];
+  load_matrices(s.operand(), b);
+  s.multiply(s.left(), {b[1], b[2], b[3], b[0]});
+  s.store();
+}
+
+MONARCH_KERNEL void misaligned_matrix(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 32) return;
+  s.round();
+  __syncwarp();
+  uint32_t b[4];
+  load_matrices(reinterpret_cast<const Quad*>(&s.operand()->w[1]), b);
+  s.multiply(s.left(), b);
+  s.store();
+}
+
+MONARCH_KERNEL void matrix_after_shared(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 32) return;
+  s.round();
+  __syncwarp();
+  uint32_t b[4];
+  load_matrices(s.operand() + 33, b);
+  s.multiply(s.left(), b);
+  s.store();
+}
+
+MONARCH_KERNEL void half_a_warp(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 16) return;
+  s.round();
+  __syncwarp();
+  s.store();
+}
+
+MONARCH_KERNEL void lanes_apart(RowsArgs a) {
+  Square s(a);
+  if (s.tid >= 32) return;
+  s.round();
+  __syncwarp();
+  uint32_t b[4];
+  load_matrices(s.operand(), b);
+  if (s.g < 4) {
+    s.multiply(s.left(), b);
+  } else {
+    mma(s.d[0], s.left(), b[0], b[1]);
+  }
+  s.store();
+}
+
+MONARCH_KERNEL void greatest(RowsArgs a) {
+  const Row row(a);
+  row.y[row.tid] = float_of(warp_max(bits_of(row.x[row.tid]) & 0x7FFFFFFF));
+}
+
+// The functions of conformance.cuh, by the first warp of a block.
+template <void (*kFunction)(const conformance::Words&)>
+MONARCH_KERNEL void conform(RowsArgs a) {
+  const Row row(a);
+  if (row.tid < 32) kFunction({reinterpret_cast<const uint32_t*>(row.x), reinterpret_cast<uint32_t*>(row.y)});
+}
+
 struct {
   const char* name;
   void (*kernel)(RowsArgs);
@@ -143,6 +290,19 @@ struct {
     {"unwritten_output", &unwritten_output},
     {"changed_input", &changed_input},
     {"read_after_input", &read_after_input},
+    {"square", &square},
+    {"missing_warp_barrier", &missing_warp_barrier},
+    {"missing_second_warp_barrier", &missing_second_warp_barrier},
+    {"wrong_fragment", &wrong_fragment},
+    {"fragment_off_by_one", &fragment_off_by_one},
+    {"misaligned_matrix", &misaligned_matrix},
+    {"matrix_after_shared", &matrix_after_shared},
+    {"half_a_warp", &half_a_warp},
+    {"lanes_apart", &lanes_apart},
+    {"greatest", &greatest},
+    {"product", &conform<conformance::product>},
+    {"matrices", &conform<conformance::matrices>},
+    {"words", &conform<conformance::words>},
 };
 
 template <size_t I>

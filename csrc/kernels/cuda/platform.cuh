@@ -13,7 +13,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define MONARCH_DEVICE __device__ __forceinline__
-#define MONARCH_DEVICE_CALL __device__ __noinline__  // for what would be inlined too often
+#define MONARCH_DEVICE_CALL inline __device__ __noinline__  // for what would be inlined too often
 #define MONARCH_KERNEL __global__
 #define MONARCH_MOST_THREADS(n) __launch_bounds__(n, 1)
 namespace monarch {
@@ -41,6 +41,9 @@ struct Bf16 {
 struct Half {
   uint16_t bits;
 };
+
+MONARCH_DEVICE uint32_t bits_of(float v) { return __builtin_bit_cast(uint32_t, v); }
+MONARCH_DEVICE float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
 MONARCH_DEVICE float load(const float* p) { return *p; }
 MONARCH_DEVICE void store(float* p, float v) { *p = v; }
@@ -86,11 +89,14 @@ struct Tag {
   using type = T;
 };
 template <class F>
+const char* with_short_io(Scalar io, F f) {  // of 16 bits
+  return io == Scalar::bf16 ? f(Tag<Bf16>()) : f(Tag<Half>());
+}
+template <class F>
 const char* with_io(Scalar io, F f) {
   switch (io) {
-    case Scalar::bf16: return f(Tag<Bf16>());
-    case Scalar::f16: return f(Tag<Half>());
-    default: return f(Tag<float>());
+    case Scalar::f32: return f(Tag<float>());
+    default: return with_short_io(io, f);
   }
 }
 

@@ -52,8 +52,8 @@ def variant_index(family: str, name: str | None, dtype: torch.dtype) -> int:
     """Index of a kernel by name for tensors of `dtype`; -1 (the planner chooses) for None."""
     if name is None:
         return -1
-    compute = "float64" if dtype == torch.float64 else "float32"
-    if (family, name, compute) not in _VARIANT_INDEX:
-        known = sorted({n for f, n, c in _VARIANT_INDEX if f == family and c == compute})
-        raise ValueError(f"{family}: argument 'variant' must be one of {known} for {dtype}, got {name!r}")
-    return _VARIANT_INDEX[family, name, compute]
+    computes = {torch.float64: ["float64"], torch.float32: ["float32"]}.get(dtype, ["float32", "float16"])
+    known = {n: index for (f, n, c), index in _VARIANT_INDEX.items() if f == family and c in computes}
+    if name not in known:
+        raise ValueError(f"{family}: argument 'variant' must be one of {sorted(known)} for {dtype}, got {name!r}")
+    return known[name]

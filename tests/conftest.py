@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from emulator import build
+from emulator.driver import Emulator
 
 import monarch_ops as mo
 
@@ -54,6 +55,11 @@ def _seed() -> None:
 @pytest.fixture(scope="session")
 def emulator_files() -> dict[str, Path]:
     return build.build()
+
+
+@pytest.fixture(scope="session")
+def emulator(emulator_files: dict[str, Path]) -> Emulator:
+    return Emulator(build.load("monarch_emulator", emulator_files["monarch_emulator"]))
 
 
 @pytest.fixture

@@ -326,7 +326,7 @@ def repeated_lines(files: Files) -> list[str]:
 
 # ---- the rules -------------------------------------------------------------------------------------------------------
 
-COMPUTE = {"float32": "f32", "float64": "f64"}
+COMPUTE = {"float16": "f16", "float32": "f32", "float64": "f64"}
 
 
 def compiled_rows() -> list[Row]:
@@ -335,7 +335,7 @@ def compiled_rows() -> list[Row]:
 
 def built_instruction_sets() -> set[str]:
     x86 = {"avx2", "avx512"} if platform.machine() in ("x86_64", "AMD64") else set()
-    return {"generic"} | x86 | ({"cuda"} if _C.build_info()["cuda"] else set())
+    return {"generic"} | x86 | ({"cuda", "tensor_cores"} if _C.build_info()["cuda"] else set())
 
 
 def variants_of(files: Files) -> list[str]:

@@ -113,7 +113,7 @@ def test_kernels_compile_into_registers(configured: Path, row: str) -> None:
 
 # ---- instructions ----------------------------------------------------------------------------------------------------
 
-# The passes of the long convolution that most of its time goes into: instructions of the machine code per point.
+# The passes of the float32 engine that most of its time goes into: instructions of the machine code per point.
 BUDGETS = {
     "level_passILi16ELb0E": 20,
     "level_passILi256ELb0E": 20,
@@ -122,32 +122,80 @@ BUDGETS = {
 }
 NODE_POINTS = 16
 
+# The convolution of 4,096 points on tensor cores, gated: instructions of a thread per point in its five inner loops.
+# What each loop is known by, how many points a warp takes in it, and the budget for all of them. It includes what is
+# done only when the channel changes, and leaves out what comes before a loop.
+TENSOR_CORE_KERNEL = ("LevelAtRootILi1E", "GatedSourceINS_4Bf16E", "GatedSinkI")
+TENSOR_CORE_LOOPS = {
+    "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
+    "level, forward": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 0}, 512),
+    "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
+    "level, back": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 512),
+    "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
+}
+TENSOR_CORE_BUDGET = 64
+WARP = 32
 
-def instructions(assembly: str) -> dict[str, Counter[str]]:
-    """How often each instruction occurs in each function of what nvdisasm prints."""
-    counts: dict[str, Counter[str]] = {}
+
+def machine_code(assembly: str) -> dict[str, list[str]]:
+    """The instructions, without predicates and operands but with labels and their uses, of each function."""
+    bodies: dict[str, list[str]] = {}
     for line in assembly.splitlines():
         if match := re.match(r"(\$?_[\w$]+):$", line):
-            count = counts.setdefault(match[1], Counter())
-        elif match := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z]\w*)", line):
-            count[match[1]] += 1
-    return counts
+            body = bodies.setdefault(match[1], [])
+        elif match := re.match(r"(\.L_x_\d+):", line):
+            body.append(match[0])
+        elif match := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)(?:.*(\(\.L_x_\d+\)))?", line):
+            body.append(match[1] + (match[2] or ""))
+    return bodies
+
+
+def count(body: list[str]) -> Counter[str]:
+    return Counter(i.partition("(")[0] for i in body if not i.endswith(":"))
+
+
+def inner_loops(body: list[str]) -> list[Counter[str]]:
+    """What the loops that hold no other loop consist of."""
+    at = {i[:-1]: n for n, i in enumerate(body) if i.endswith(":")}
+    jumps = [(at[i[4:-1]], n) for n, i in enumerate(body) if i.startswith("BRA(")]
+    loops = [(begin, end) for begin, end in jumps if begin < end]
+    inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    return [count(body[begin : end + 1]) for begin, end in inner]
+
+
+def disassembled(unit: Path, arch: str, folder: Path) -> dict[str, list[str]]:
+    [package] = importlib.import_module("nvidia").__path__
+    tools = Path(package) / "cu13" / "bin"
+    subprocess.run([tools / "cuobjdump", "-xelf", f"sm_{arch}", unit], cwd=folder, check=True)
+    [cubin] = folder.glob("*.cubin")
+    return machine_code(run(str(tools / "nvdisasm"), "-c", str(cubin)))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_instruction_budgets(configured: Path, tmp_path: Path, arch: str) -> None:
     target = "CMakeFiles/monarch_ops.dir/kernels/fft_conv_cuda_cuda_f32.cu.o"
     run("ninja", "-C", str(configured), target)
-    [package] = importlib.import_module("nvidia").__path__
-    tools = Path(package) / "cu13" / "bin"
-    subprocess.run([tools / "cuobjdump", "-xelf", f"sm_{arch}", configured / target], cwd=tmp_path, check=True)
-    [cubin] = tmp_path.glob("*.cubin")
-    counts = instructions(run(str(tools / "nvdisasm"), "-c", str(cubin)))
+    functions = disassembled(configured / target, arch, tmp_path)
     for name, budget in BUDGETS.items():
-        bodies = [count for function, count in counts.items() if name in function.rpartition("$")[2]]
+        bodies = [count(body) for function, body in functions.items() if name in function.rpartition("$")[2]]
         assert bodies
-        assert max(count.total() for count in bodies) <= budget * NODE_POINTS
-        assert min(count["FFMA"] for count in bodies) > 3 * NODE_POINTS  # it is that code
+        assert max(body.total() for body in bodies) <= budget * NODE_POINTS
+        assert min(body["FFMA"] for body in bodies) > 3 * NODE_POINTS  # it is that code
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_instruction_budget_on_tensor_cores(configured: Path, tmp_path: Path, arch: str) -> None:
+    target = "CMakeFiles/monarch_ops.dir/kernels/fft_conv_cuda_tensor_cores_f16.cu.o"
+    run("ninja", "-C", str(configured), target)
+    functions = disassembled(configured / target, arch, tmp_path)
+    [body] = [b for f, b in functions.items() if f.startswith("_Z") and all(part in f for part in TENSOR_CORE_KERNEL)]
+    loops = inner_loops(body)
+    per_point = {}
+    for name, (signs, points) in TENSOR_CORE_LOOPS.items():
+        found = [loop for loop in loops if all(loop[i] == n for i, n in signs.items())]
+        assert found, f"{name}: {[dict(loop) for loop in loops]}"
+        per_point[name] = max(loop.total() for loop in found) * WARP / points
+    assert sum(per_point.values()) <= TENSOR_CORE_BUDGET, per_point
 
 
 # ---- the check itself ------------------------------------------------------------------------------------------------

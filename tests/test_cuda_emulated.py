@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import platform
-import re
 
-import numpy as np
 import pytest
 import torch
-from emulator import build, replay
-from emulator.driver import Emulator, arguments, dtype_name
+from emulator.driver import Emulator, dtype_name
+from emulator.samples import (
+    BATCH,
+    CASES,
+    PADDINGS,
+    double,
+    make_depthwise,
+    make_mixer,
+    make_rows,
+    make_spectrum,
+    make_taps,
+    method_for,
+    random,
+)
 from tolerance import relative_error
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,16 +39,6 @@ SMALL_MACHINES = {
     (1000, 5500, 50000): "head, then two levels, backward too",
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-BATCH = 3
-
-# filter taps as functions of L, gates, lengths given
-CASES = {
-    "causal": (lambda n: {"k": n}, (), False),
-    "short": (lambda n: {"k": (n + 2) // 3, "skip": True}, ("pre_gate",), True),
-    "long": (lambda n: {"k": n + 3, "k_rev": (n + 1) // 2}, ("post_gate",), False),
-    "two-sided": (lambda n: {"k": n, "k_rev": n + 2, "skip": True}, ("pre_gate", "post_gate"), True),
-    "circular": (lambda n: {"k": max(n - 1, 1), "circular": True}, ("pre_gate", "post_gate"), False),
-}
 
 over_lengths = pytest.mark.parametrize(
     ("seqlen", "machine"),
@@ -52,14 +52,6 @@ over_cases = pytest.mark.parametrize("case", CASES)
 over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
 
 
-# ---- running and comparing -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def emulator(emulator_files) -> Emulator:
-    return Emulator(build.load("monarch_emulator", emulator_files["monarch_emulator"]))
-
-
 def check(got: Tensor, exact: Tensor, rounded: Tensor) -> None:
     """The policy of tolerance.py with a floor of two float32 ulps for every dtype: arithmetic is float32."""
     assert got.shape == exact.shape
@@ -69,43 +61,6 @@ def check(got: Tensor, exact: Tensor, rounded: Tensor) -> None:
     for wrong in (torch.zeros_like(exact), shifted):
         if not torch.equal(wrong, exact):
             assert relative_error(wrong, exact) > limit
-
-
-def double(tensors: dict) -> dict:
-    return {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in tensors.items()}
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape).to(dtype)
-
-
-def channels_for(seqlen: int) -> int:
-    """An odd number, so that two blocks share a channel; more for short rows, or errors are ratios of a few numbers."""
-    return 31 if seqlen <= 5 else 7 if seqlen < 1000 else 3
-
-
-def method_for(seqlen: int) -> str:
-    """How the reference computes in float64: by the definition, where that does not take too long."""
-    return "direct" if seqlen < 1000 else "fft"
-
-
-def make_lengths(batch: int, seqlen: int) -> Tensor:
-    """No position, all of them, half of them, ..."""
-    return torch.tensor([0, seqlen, (seqlen + 1) // 2])[:batch]
-
-
-def make_taps(case: str, seqlen: int) -> dict:
-    sizes, channels = CASES[case][0](seqlen), channels_for(seqlen)
-    taps = {name: random(channels, sizes[name]) for name in ("k", "k_rev") if name in sizes}
-    if "skip" in sizes:
-        taps["skip"] = random(channels)
-    return taps | {"circular": "circular" in sizes}
-
-
-def make_rows(case: str, seqlen: int, dtype: torch.dtype) -> dict:
-    _, gates, with_lengths = CASES[case]
-    rows = {name: random(BATCH, channels_for(seqlen), seqlen, dtype=dtype) for name in ("u", *gates)}
-    return rows | ({"lengths": make_lengths(BATCH, seqlen)} if with_lengths else {})
 
 
 # ---- FFT convolution -------------------------------------------------------------------------------------------------
@@ -133,7 +88,12 @@ def reference_spectrum(emulator: Emulator, seqlen: int, k, k_rev=None, skip=None
     angle = torch.tensor([0.25], dtype=torch.float64)
     for radix in (split for r in plan["radices"] for split in splits(r)):
         angle = ((angle[:, None] + torch.arange(radix)) / radix).flatten()
-    angle = angle.view(-1, 8, 2).transpose(0, 1).flatten()  # nodes of 16 points, pairs of points outermost
+    # in memory: nodes of 16 points, these and 16 neighbouring nodes by angle; pairs of points outermost
+    by_angle = torch.tensor([int(f"{i:04b}"[::-1], 2) for i in range(16)])
+    angle = angle.view(-1, 16)[:, by_angle]
+    if len(angle) % 16 == 0:
+        angle = angle.view(-1, 16, 16)[:, by_angle]
+    angle = angle.view(-1, 8, 2).transpose(0, 1).flatten()
     taps = reference.two_sided(k, seqlen, k_rev, skip, circular)
     lag = torch.arange(-(seqlen - 1), seqlen)
     roots = torch.exp(2j * torch.pi * angle[:, None] * (lag % plan["points"]))
@@ -164,10 +124,6 @@ def test_filter_and_adjoint(emulator, seqlen, machine, case):
     got = emulator("filter_adjoint", names, spectrum=grad, **sizes, **machine)
     for name, *expected in zip(names, exact_grads, rounded_grads, strict=True):
         check(got[name], *expected)
-
-
-def make_spectrum(emulator: Emulator, seqlen: int, taps: dict, machine: dict) -> Tensor:
-    return emulator("filter", ["spectrum"], seqlen=seqlen, **taps, **machine)["spectrum"]
 
 
 @over_lengths
@@ -261,23 +217,6 @@ def test_backward_writes_only_what_is_wanted(emulator):
         assert torch.equal(alone[name], together[name])
 
 
-def make_mixer(seqlen: int, dtype: torch.dtype, bias: bool, residual: bool, with_lengths: bool) -> tuple[dict, dict]:
-    """Arguments of the reference, the filters apart."""
-    channels = channels_for(seqlen)
-    case = {
-        "a": random(BATCH, 3 * channels, seqlen, dtype=dtype),
-        "u": random(BATCH, channels, seqlen, dtype=dtype) if residual else None,
-        "short_weight": random(3 * channels, 3),
-        "short_bias": random(3 * channels) if bias else None,
-        "lengths": make_lengths(BATCH, seqlen) if with_lengths else None,
-    }
-    filters = {
-        "taps": make_taps("two-sided", seqlen),
-        "residual_taps": make_taps("short", seqlen) if residual else None,
-    }
-    return case, filters
-
-
 @over_lengths
 @over_dtypes
 @pytest.mark.parametrize(
@@ -310,16 +249,8 @@ def test_bad_length_traps(emulator, function, bad):
 
 # ---- depthwise convolution -------------------------------------------------------------------------------------------
 
-# taps, padding left and right: causal, same, none, wide, cropping, more than all taps
-PADDINGS = ((1, 0, 0), (4, 3, 0), (4, 1, 2), (4, 0, 0), (4, -1, -2), (3, 5, -4), (7, 8, 9))
 over_paddings = pytest.mark.parametrize(("taps", "left", "right"), PADDINGS)
 over_layouts = pytest.mark.parametrize("layout", ["bhl", "blh"])
-
-
-def make_depthwise(layout: str, taps: int, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows (2, 37, length) in the layout, and a weight; more channels than a block takes where they are innermost."""
-    x = random(2, 37, length, dtype=dtype)
-    return (x if layout == "bhl" else x.transpose(1, 2).contiguous()), random(37, taps)
 
 
 def reference_depthwise(x: Tensor, weight: Tensor, left: int, right: int, layout: str, **options) -> Tensor:
@@ -404,72 +335,3 @@ def test_residual_norm(emulator, features, with_residual, with_norm, in_place, d
     tensors = {"y": y, "residual": residual, "norm_weight": weight, "norm_bias": bias}
     got = emulator("residual_norm", outputs, dtype, **tensors, eps=1e-5, in_place=in_place)
     check(got["y" if in_place else "out"], expected(torch.float64), expected(torch.float32).to(dtype))
-
-
-# ---- sanitizers ------------------------------------------------------------------------------------------------------
-
-
-def one_call_per_path() -> list[tuple[str, dict]]:
-    """Every function at least once, with all of its optional arguments."""
-    calls: list[tuple[str, dict]] = []
-
-    def call(function: str, outputs: list[str], dtype: torch.dtype = torch.float32, **named) -> None:
-        calls.append((function, arguments(outputs, dtype, **named)))
-
-    cut = {"shared_memory": 4700, "l2_bytes": 40000}
-    for seqlen, dtype, machine in (
-        (1, torch.float32, {}),
-        (17, torch.bfloat16, {}),
-        (48, torch.float16, {}),
-        (257, torch.float32, {}),
-        (500, torch.bfloat16, cut),
-    ):
-        for case in CASES:
-            rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen)
-            grads = [f"grad_{name}" for name in (*rows, *taps) if name not in ("lengths", "circular")]
-            call("filter", ["spectrum"], seqlen=seqlen, **taps, **machine)
-            call("conv", ["y"], dtype, **rows, **taps, **machine)
-            call("backward", grads, dtype, grad=rows["u"], batch_slices=1, **rows, **taps, **machine)
-            call("backward", ["spectrum_grad"], dtype, grad=rows["u"], batch_slices=2, **rows, **taps, **machine)
-    spectrum = random(channels_for(17), 2 * 32)
-    call("filter_adjoint", ["grad_k", "grad_k_rev", "grad_skip"], spectrum=spectrum, seqlen=17, num_k=20, num_rev=20)
-    case, _ = make_mixer(17, torch.bfloat16, True, True, True)
-    call("mixer", ["y"], torch.bfloat16, **case, spectrum=spectrum, residual_spectrum=spectrum)
-    for layout in ("bhl", "blh"):
-        for taps, left, right in PADDINGS:
-            x, weight = make_depthwise(layout, taps, 33, torch.float16)
-            shared = {"x": x, "pad_left": left, "channels_last": layout == "blh"}
-            out_len = 33 + left + right - taps + 1
-            grad = make_depthwise(layout, taps, out_len, torch.float16)[0]
-            call("depthwise", ["y"], torch.float16, weight=weight, bias=random(37), out_len=out_len, **shared)
-            call("depthwise_weight_grad", ["weight_grad"], torch.float16, grad=grad, taps=taps, **shared)
-    rows = random(5, 260)
-    call("glu", ["h"], a=rows)
-    norm = {"norm_weight": rows[0].clone(), "norm_bias": rows[1].clone(), "eps": 1e-5}
-    call("residual_norm", ["out"], y=rows, residual=rows, **norm)
-    return calls
-
-
-@pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_kernels_under_sanitizers(sanitizer):
-    calls = [("monarch_emulator", *call) for call in one_call_per_path()]
-    done = replay.run_sanitized(calls, sanitizer, ("random", 3))
-    assert done.returncode == 0, done.stderr.decode()
-
-
-@pytest.mark.parametrize(
-    ("sanitizer", "kernel", "report"),
-    [
-        ("address", "read_after_input", r"use-after-poison(.|\n)*READ of size 4"),
-        ("address", "write_after_shared", r"use-after-poison(.|\n)*WRITE of size 4"),
-        ("thread", "missing_barrier", "data race"),
-        ("thread", "missing_second_barrier", "data race"),
-    ],
-)
-def test_sanitizers_find_planted_faults(sanitizer, kernel, report):
-    """In the lucky order too, in which the results are right."""
-    call = ("monarch_emulator_selftest", kernel, {"x": np.zeros((3, 256), np.float32), "outputs": ["y"]})
-    done = replay.run_sanitized([call], sanitizer, ("forward", 0))
-    assert done.returncode != 0
-    assert re.search(report, done.stderr.decode())
-    assert b"selftest.cpp" in done.stderr

@@ -21,12 +21,13 @@ struct Exec {
 template <class Args>
 using Kernel = const char* (*)(const Args&, const Exec&);
 
+// A row on tensor cores has conv, of prepared filters, and mixer only; its spectra are those of FftConvPlan::exact.
 struct FftConvKernels {
   VariantInfo info;
-  Kernel<FftFilterArgs> filter, filter_adjoint;  // tasks: channels
-  Kernel<FftConvArgs> conv;                      // tasks: rows, h * B + b
-  Kernel<FftConvGradArgs> backward;              // tasks: h * batch_slices + slice
-  Kernel<MixerArgs> mixer;                       // tasks: rows
+  Kernel<FftFilterArgs> filter = nullptr, filter_adjoint = nullptr;  // tasks: channels
+  Kernel<FftConvArgs> conv;                                          // tasks: rows, h * B + b
+  Kernel<FftConvGradArgs> backward = nullptr;                        // tasks: h * batch_slices + slice
+  Kernel<MixerArgs> mixer;                                           // tasks: rows
 };
 
 struct DepthwiseKernels {

@@ -6,6 +6,7 @@ namespace monarch {
 namespace {
 
 const FftConvKernels& kernel_of(const FftConvPlan& plan) { return *kernels<FftConvKernels>()[plan.variant]; }
+const FftConvKernels& exact_of(const FftConvPlan& plan) { return *kernels<FftConvKernels>()[plan.exact]; }
 
 FftConvPlan plan_for(const Tensor& u, int64_t batch, int64_t channels, int64_t seqlen, int gates, Request request) {
   return plan_fft_conv({batch, channels, seqlen, gates, request}, variant_infos<FftConvKernels>(), device_of(u));
@@ -152,7 +153,7 @@ Tensor fft_filter(Tensor k, OptTensor k_rev, OptTensor skip, int64_t seqlen, boo
   const CheckedTaps taps(op, k, k_rev, skip, k, "k", channels, seqlen, circular, compute_scalar(*io));
   const Tensor spectrum = empty(k, {channels, plan.spectrum_scalars}, dtype_of(compute_scalar(*io)));
   FftFilterArgs args{channels, seqlen, taps.taps(), spectrum.data_ptr(), plan.tree, plan.workspace};
-  run(kernel_of(plan).filter, args, channels, row_grain(seqlen), k, plan.filter_bytes());
+  run(exact_of(plan).filter, args, channels, row_grain(seqlen), k, plan.filter_bytes());
   return spectrum;
 }
 
@@ -177,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor> fft_filter_backward(Tensor grad, int64_t num_
                   .skip = with_skip ? skip.data_ptr() : nullptr,
                   .circular = circular};
   FftFilterArgs args{channels, seqlen, taps, spectrum.data_ptr(), plan.tree, plan.workspace};
-  run(kernel_of(plan).filter_adjoint, args, channels, row_grain(seqlen), grad, plan.filter_adjoint_bytes());
+  run(exact_of(plan).filter_adjoint, args, channels, row_grain(seqlen), grad, plan.filter_adjoint_bytes());
   return {k, k_rev, skip};
 }
 
@@ -187,6 +188,10 @@ Tensor fft_conv(Tensor u, Tensor k, OptTensor k_rev, OptTensor skip, OptTensor p
   const Inputs in(op, u, pre_gate, post_gate, lengths);
   const FftConvPlan plan = plan_for(in.u, in.batch, in.channels, in.seqlen, in.gates(), {in.io, precise, variant});
   const CheckedTaps taps(op, k, k_rev, skip, in.u, "u", in.channels, in.seqlen, circular, compute_scalar(in.io));
+  if (plan.exact != plan.variant) {  // takes prepared filters
+    const Tensor spectrum = fft_filter(k, k_rev, skip, in.seqlen, circular, u.scalar_type(), precise, variant);
+    return fft_conv_spectrum(u, spectrum, pre_gate, post_gate, lengths, in.seqlen, precise, variant);
+  }
   const Tensor y = empty(in.u, {in.batch, in.channels, in.seqlen});
   FftConvArgs args = in.args(plan);
   args.taps = taps.taps();
@@ -230,11 +235,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
     partial = empty(u, {H, plan.batch_slices, plan.spectrum_scalars}, dtype);
     args.spectrum_grad = partial.data_ptr();
   }
-  run(kernel_of(plan).backward, args, H * plan.batch_slices, 1, in.u, plan.backward_bytes(false));
+  run(exact_of(plan).backward, args, H * plan.batch_slices, 1, in.u, plan.backward_bytes(false));
   if (filter_wanted && !direct) {
     const Tensor total = sum_slices(partial);
     FftFilterArgs adjoint{H, in.seqlen, grads, total.data_ptr(), plan.tree, plan.workspace};
-    run(kernel_of(plan).filter_adjoint, adjoint, H, row_grain(in.seqlen), in.u, plan.filter_adjoint_bytes());
+    run(exact_of(plan).filter_adjoint, adjoint, H, row_grain(in.seqlen), in.u, plan.filter_adjoint_bytes());
   }
   return {rows.u, dk, drev, dskip, rows.pre, rows.post};
 }
@@ -272,7 +277,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor gra
   const Tensor partial =
       output(want_filter, u, {in.channels, plan.batch_slices, plan.spectrum_scalars}, filter.scalar_type());
   if (want_filter) args.spectrum_grad = partial.data_ptr();
-  run(kernel_of(plan).backward, args, in.channels * plan.batch_slices, 1, in.u, plan.backward_bytes(true));
+  run(exact_of(plan).backward, args, in.channels * plan.batch_slices, 1, in.u, plan.backward_bytes(true));
   return {rows.u, want_filter ? sum_slices(partial) : partial, rows.pre, rows.post};
 }
 

@@ -11,7 +11,7 @@ namespace monarch {
 enum class DeviceKind : int8_t { cpu, cuda };
 
 // What a kernel needs from the machine. On the CPU every later one includes the earlier ones.
-enum class Isa : int8_t { generic, avx2, avx512, cuda };
+enum class Isa : int8_t { generic, avx2, avx512, cuda, tensor_cores };
 
 struct DeviceInfo {
   DeviceKind kind = DeviceKind::cpu;

@@ -21,15 +21,17 @@ const char* isa_name(Isa isa) {
     case Isa::generic: return "generic";
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
-    default: return "cuda";
+    case Isa::cuda: return "cuda";
+    default: return "tensor_cores";
   }
 }
 
 namespace {
 
 bool can_run(const VariantInfo& row, const Request& request, const DeviceInfo& device) {
-  if (row.device != device.kind || row.compute != compute_scalar(request.io)) return false;
-  if (request.precise && !row.precise) return false;
+  if (row.device != device.kind) return false;
+  if (row.isa == Isa::tensor_cores) return !request.precise && request.fits_tensor_cores;
+  if (row.compute != compute_scalar(request.io)) return false;
   return device.kind == DeviceKind::cuda || row.isa <= device.isa;
 }
 
@@ -53,12 +55,18 @@ int choose_variant(std::span<const VariantInfo> rows, const Request& request, co
 
 FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> rows, const DeviceInfo& device) {
   FftConvPlan plan{};
-  plan.variant = choose_variant(rows, p.request, device);
+  const bool cuda = device.kind == DeviceKind::cuda;
+  Request request = p.request;
+  if (cuda) {
+    const bool halves = scalar_bytes(request.io) == 2;
+    request.fits_tensor_cores = halves && plan_matrix_tile(choose_tree(p.seqlen, 1), 1, device).has_value();
+  }
+  plan.variant = plan.exact = choose_variant(rows, request, device);
+  if (!rows[plan.variant].precise) plan.exact = choose_variant(rows, {request.io, true}, device);
   plan.tree = choose_tree(p.seqlen, rows[plan.variant].lanes);
   plan.spectrum_scalars = 2 * plan.tree.points;
   // Enough independent sums to keep a machine busy when there are few channels; a function of the sizes alone,
   // so that the filter gradient is the same whatever the number of threads.
-  const bool cuda = device.kind == DeviceKind::cuda;
   const int64_t wanted = cuda ? 256 : 16, channels = std::max<int64_t>(p.channels, 1);
   plan.batch_slices = std::clamp<int64_t>(wanted / channels, 1, std::max<int64_t>(p.batch, 1));
   const int64_t compute_bytes = scalar_bytes(compute_scalar(p.request.io));

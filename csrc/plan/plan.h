@@ -33,6 +33,7 @@ struct Request {
   Scalar io;
   bool precise = false;
   int64_t forced = -1;  // a row of the table, or -1: the planner chooses
+  bool fits_tensor_cores = false;
 };
 
 // The first row that can run, or the forced one. Throws std::invalid_argument when there is none.
@@ -55,6 +56,7 @@ struct FftConvProblem {
 
 struct FftConvPlan {
   int variant;
+  int exact;  // row of the kernels that `variant` has not: another one on tensor cores
   TreeShape tree;
   int64_t spectrum_scalars;  // per channel, of the compute type
   int64_t batch_slices;      // independent partial sums of the filter gradient

@@ -9,6 +9,7 @@ namespace monarch {
 namespace {
 
 constexpr int kTilePoints = 4096;  // small rows share a block up to so many points
+constexpr int kMatrixTilePoints = 8192;
 constexpr int kMinTileThreads = 64;
 constexpr int64_t kBinBytes = 8;
 
@@ -55,6 +56,39 @@ TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const Devi
   throw std::invalid_argument("transforms of " + std::to_string(tree.points) +
                               " points need more shared memory than the " + std::to_string(device.shared_memory) +
                               " bytes that a block of this device has");
+}
+
+std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device) {
+  MatrixTile t;
+  const int root = tree.radix[0], products = tree.depth - (root == kNodePoints ? 0 : 1);
+  if (products < 2 || products > 3) return std::nullopt;
+  t.level = products == 3;
+  (t.level && root == 2 ? t.parts : t.head) = root == kNodePoints ? 1 : root;
+  t.factored = t.level && t.head * t.parts > 1;
+  t.nodes = t.head * t.parts * (t.level ? kNodePoints : 1);
+  const auto lay_out = [&] {
+    t.plane = t.rows * t.nodes * 32;
+    // factors that only the making of the twiddles needs lie where the rows will be
+    t.factors = kTileQuads + (t.factored ? 2 * t.plane : 0);
+    t.node_twiddles = kTileQuads + 2 * t.plane + (t.factored ? t.nodes * 16 : 0);
+    t.inner_twiddles = t.node_twiddles + (t.factored ? 0 : t.nodes * 128);
+    t.dft_matrix = t.inner_twiddles + 128;
+    t.level_matrices = t.dft_matrix + 128;
+    t.head_roots = t.level_matrices + (t.level ? t.head * t.parts * t.parts * 256 : 0);
+    t.state = t.head_roots + kRootBins / 2;
+    t.shared_bytes = (t.state + t.rows) * int64_t{16};
+  };
+  // few rows are spread over the machine rather than packed
+  const int64_t enough = std::max<int64_t>(1, rows / (4 * std::max(device.multiprocessors, 1)));
+  t.rows = static_cast<int>(std::clamp<int64_t>(kMatrixTilePoints / tree.points, 1, enough));
+  for (lay_out(); t.rows > 1 && t.shared_bytes > device.shared_memory; lay_out()) t.rows /= 2;
+  if (t.shared_bytes > device.shared_memory) return std::nullopt;
+  const int unit = t.level ? 256 : 32;  // eight warps share the columns of a level
+  const int wanted = static_cast<int>(t.rows * tree.points / 32 + unit - 1) / unit * unit;
+  t.threads = std::clamp(wanted, kMinTileThreads, kMaxTileThreads);
+  const int64_t abreast = std::min<int64_t>(tree.points / 32, t.threads);  // four pieces of eight points each
+  while (2 << t.side <= abreast) ++t.side;
+  return t;
 }
 
 }  // namespace monarch

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "device.h"
 #include "tree_shape.h"
@@ -40,5 +41,30 @@ struct TilePlan {
 // `buffers`: tiles of data that a block holds at once. Throws std::invalid_argument when the device's shared memory is
 // too small for any cut.
 TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const DeviceInfo& device);
+
+// Tensor cores: rows that fit into a block as 16-bit complex numbers. A row is split into `head` nodes in registers,
+// and where `level`, each of these into 16 by a matrix product; the nodes below have 256 points, two more products. A
+// level that begins at the root, of real numbers, takes a head of two with it: 32 nodes out of two parts.
+struct MatrixTile {
+  int head = 1;   // 1: no split in registers
+  int parts = 1;  // 2: the level makes 32 nodes
+  bool level = false;
+  bool factored = false;  // twiddles of the nodes' points: not all of them, as for a long row, but factors
+  int nodes = 1;          // of a row
+  int rows = 1;           // side by side
+  int threads = 0;
+  int side = 5;  // logarithm of the threads that take the same row between shared memory and tensors
+  int64_t shared_bytes = 0;
+  // Shared memory in units of 16 bytes: the size of a plane of real or imaginary parts, two of which come after this
+  // struct, then where the tables begin.
+  int plane = 0, factors = 0, node_twiddles = 0, inner_twiddles = 0, dft_matrix = 0, level_matrices = 0, head_roots = 0,
+      state = 0;
+};
+
+constexpr int kTileQuads = 6;
+static_assert(sizeof(MatrixTile) <= kTileQuads * 16);
+
+// Null when rows of this tree are too short or do not fit.
+std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device);
 
 }  // namespace monarch

@@ -6,6 +6,7 @@
 #include "call.h"
 #include "kernels/cuda/depthwise_conv1d.cuh"
 #include "kernels/cuda/fft_conv.cuh"
+#include "kernels/cuda/fft_conv_tensor_cores.cuh"
 #include "kernels/cuda/mlp.cuh"
 
 namespace monarch {
@@ -23,14 +24,21 @@ constexpr VariantInfo row_of_table(const char* family) {
           .precise = true};
 }
 constexpr FftConvKernels fft_conv = fft_conv_kernels<float>(row_of_table("fft_conv"));
+constexpr FftConvKernels on_tensor_cores = fft_conv_tensor_cores_kernels<float>({.family = "fft_conv",
+                                                                                 .device = DeviceKind::cuda,
+                                                                                 .isa = Isa::tensor_cores,
+                                                                                 .compute = Scalar::f16,
+                                                                                 .lanes = kLanes<float>,
+                                                                                 .precise = false});
 constexpr DepthwiseKernels depthwise_conv1d = depthwise_conv1d_kernels<float>(row_of_table("depthwise_conv1d"));
 constexpr MlpKernels mlp = mlp_kernels<float>(row_of_table("mlp"));
 
-// For a filter of `prepared` points where the call has this argument.
+// Where the call has these arguments: for a filter of `prepared` points; on tensor cores, or not at all.
 FftConvPlan plan_for(Call& c, int64_t batch, int64_t channels, int64_t seqlen) {
   if (c.has("prepared")) seqlen = c.integer("prepared");
-  return plan_fft_conv({.batch = batch, .channels = channels, .seqlen = seqlen, .request = {.io = c.io()}},
-                       {&fft_conv.info, 1}, c.device());
+  const VariantInfo rows[] = {fft_conv.info, on_tensor_cores.info};
+  const Request request{.io = c.io(), .forced = c.flag("tensor_cores")};
+  return plan_fft_conv({.batch = batch, .channels = channels, .seqlen = seqlen, .request = request}, rows, c.device());
 }
 
 Taps taps_in(Call& c) {
@@ -99,7 +107,7 @@ py::dict conv(Call& c) {
   const FftConvPlan plan = plan_for(c, shape[0], shape[1], shape[2]);
   FftConvArgs args = conv_args(c, plan);
   args.y = c.rows_out("y", shape);
-  return c.run(fft_conv.conv, args, plan.conv_bytes(args.spectrum));
+  return c.run((c.flag("tensor_cores") ? on_tensor_cores : fft_conv).conv, args, plan.conv_bytes(args.spectrum));
 }
 
 py::dict backward(Call& c) {
@@ -137,7 +145,8 @@ py::dict mixer(Call& c) {
                        .residual_spectrum = c.array("residual_spectrum"),
                        .tree = plan.tree,
                        .workspace = plan.workspace};
-  return c.run(fft_conv.mixer, args, plan.mixer_bytes(args.residual_spectrum));
+  return c.run((c.flag("tensor_cores") ? on_tensor_cores : fft_conv).mixer, args,
+               plan.mixer_bytes(args.residual_spectrum));
 }
 
 py::dict depthwise(Call& c) {
@@ -207,14 +216,25 @@ py::dict residual_norm(Call& c) {
   return c.run(mlp.residual_norm, args);
 }
 
-// How a transform of this length is cut into passes, and how often its row fits into a block.
+// How a transform of this length is cut into passes, how often its row fits into a block, and how many rows of `rows`
+// a block on tensor cores takes, in which passes; which engine is chosen for rows of this dtype.
 py::dict plan(Call& c) {
+  using namespace py::literals;
   const FftConvPlan plan = plan_for(c, 1, 1, c.integer("seqlen"));
   py::dict d;
   d["points"] = plan.tree.points;
   d["radices"] = std::vector<int>(plan.tree.radix, plan.tree.radix + plan.tree.depth);
   d["whole_buffers"] = plan.whole_buffers;
   d["workspace_rows"] = plan.workspace.rows;
+  const VariantInfo rows[] = {on_tensor_cores.info, fft_conv.info};  // as in the table
+  const Request request{.io = c.io(), .precise = c.flag("precise")};
+  const FftConvPlan chosen =
+      plan_fft_conv({.batch = 1, .channels = 1, .seqlen = c.integer("seqlen"), .request = request}, rows, c.device());
+  d["engine"] = isa_name(rows[chosen.variant].isa);
+  d["matrix_tile"] = py::none();
+  if (const auto tile = plan_matrix_tile(plan.tree, c.has("rows") ? c.integer("rows") : 1, c.device()))
+    d["matrix_tile"] =
+        py::dict("head"_a = tile->head, "parts"_a = tile->parts, "level"_a = tile->level, "rows"_a = tile->rows);
   return d;
 }
 

@@ -23,24 +23,6 @@ struct Transform {
   }
 };
 
-// Rows (b, h) of a launch, channel-major.
-struct RowGrid {
-  int batch, channels;
-
-  MONARCH_HD int rows() const { return batch * channels; }
-  template <class Place>
-  MONARCH_DEVICE auto at(const Place& place, int row) const {
-    return place.at(row % batch, row / batch);
-  }
-};
-
-// The share of [0, n) that belongs to this block.
-struct Share {
-  int begin, end;
-  MONARCH_DEVICE explicit Share(int64_t n)
-      : begin(static_cast<int>(n * blockIdx.x / gridDim.x)), end(static_cast<int>(n * (blockIdx.x + 1) / gridDim.x)) {}
-};
-
 constexpr MONARCH_HD int tiles_of(int64_t rows, const TileShape& shape) {
   return static_cast<int>(pieces(rows, shape.rows));
 }
@@ -65,8 +47,9 @@ MONARCH_DEVICE NodeBins node_bins(Bin* spectra, int64_t row, int64_t node, const
 MONARCH_DEVICE void multiply(Bin (&x)[kNodePoints], const NodeBins& filter) {
 #pragma unroll
   for (int q = 0; q < kNodePoints / 2; ++q) {
-    const BinPair k = filter.pairs[q * filter.nodes];
-    x[2 * q] = mul(x[2 * q], k.first), x[2 * q + 1] = mul(x[2 * q + 1], k.second);
+    const BinPair k = filter[q];
+    Bin &a = x[NodeBins::first(q)], &b = x[NodeBins::second(q)];
+    a = mul(a, k.first), b = mul(b, k.second);
   }
 }
 
@@ -130,16 +113,17 @@ struct SpectrumGrad {
     const NodeBins k = node_bins(filter, channel, node, t), sum(total + row * pitch, k.nodes, node);
 #pragma unroll
     for (int q = 0; q < kNodePoints / 2; ++q) {
-      const Bin x = bins[2 * q], y = bins[2 * q + 1];
-      Bin &g = grad[2 * q], &h = grad[2 * q + 1];
+      const int first = NodeBins::first(q), second = NodeBins::second(q);
+      const Bin x = bins[first], y = bins[second];
+      Bin &g = grad[first], &h = grad[second];
       if (total) {
-        BinPair& to = sum.pairs[q * sum.nodes];
+        BinPair& to = sum[q];
         const BinPair old = add ? to : BinPair{};
         to = {old.first + mul_conj(g, x), old.second + mul_conj(h, y)};
       }
-      const BinPair f = k.pairs[q * k.nodes];
+      const BinPair f = k[q];
       g = mul_conj(g, f.first), h = mul_conj(h, f.second);
-      if (filtered_input_wanted) bins[2 * q] = mul(x, f.first), bins[2 * q + 1] = mul(y, f.second);
+      if (filtered_input_wanted) bins[first] = mul(x, f.first), bins[second] = mul(y, f.second);
     }
   }
 };

@@ -2,16 +2,72 @@
 // call for each point. A source or sink is plain data; at(b, h) gives a row of it.
 #pragma once
 
+#include <type_traits>
+
 #include "../math/taps.h"
 #include "fft_tile.cuh"
 
 namespace monarch {
+
+// Rows (b, h) of a launch, channel-major.
+struct RowGrid {
+  int batch, channels;
+
+  MONARCH_HD int rows() const { return batch * channels; }
+  template <class Place>
+  MONARCH_DEVICE auto at(const Place& place, int row) const {
+    return place.at(row % batch, row / batch);
+  }
+};
+
+// The share of [0, n) that belongs to this block.
+struct Share {
+  int begin, end;
+  MONARCH_DEVICE explicit Share(int64_t n)
+      : begin(static_cast<int>(n * blockIdx.x / gridDim.x)), end(static_cast<int>(n * (blockIdx.x + 1) / gridDim.x)) {}
+};
 
 // A bad length stops the kernel: the host cannot look at device memory without waiting for it.
 MONARCH_DEVICE int valid_length(const int64_t* lengths, int64_t b, int64_t seqlen) {
   if (!lengths) return static_cast<int>(seqlen);
   if (lengths[b] < 0 || lengths[b] > seqlen) __trap();
   return static_cast<int>(lengths[b]);
+}
+
+// Eight neighbouring elements, the first of which is on a boundary of as many bytes.
+template <class Io>
+struct alignas(16) Eight {
+  Io x[8];
+};
+// How many of so many points come in whole eights from rows that begin at these addresses.
+template <class... Io>
+MONARCH_DEVICE int in_eights(int points, const Io*... rows) {
+  return ((reinterpret_cast<uintptr_t>(rows) | ...) & 15) == 0 ? points & ~7 : 0;
+}
+template <class Row>
+constexpr bool comes_in_eights = requires(const Row& row) { row.eights(); };
+template <class Io>
+MONARCH_DEVICE void load_eight(const Io* p, float (&v)[8]) {
+  const Eight<Io> from = *reinterpret_cast<const Eight<Io>*>(p);
+  if constexpr (std::is_same_v<Io, Bf16>) {  // each is the upper half of a float
+    struct Words {
+      uint32_t w[4];
+    };
+    const Words words = __builtin_bit_cast(Words, from);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[2 * i] = float_of(words.w[i] << 16), v[2 * i + 1] = float_of(words.w[i] & 0xFFFF0000);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = load(from.x + i);
+  }
+}
+
+template <class Io>
+MONARCH_DEVICE void store_eight(Io* p, const float (&v)[8]) {
+  Eight<Io> to;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) store(to.x + i, v[i]);
+  *reinterpret_cast<Eight<Io>*>(p) = to;
 }
 
 // x times the gate, zero from the row's length on.
@@ -27,6 +83,16 @@ struct GatedSource {
     MONARCH_DEVICE float operator()(int t) const {
       if (t >= valid) return 0.f;
       return gate ? load(x + t) * load(gate + t) : load(x + t);
+    }
+    // The first so many points can also be read eight at a time.
+    MONARCH_DEVICE int eights() const { return in_eights(valid, x, gate); }
+    MONARCH_DEVICE void read(int t, float (&v)[8]) const {
+      load_eight(x + t, v);
+      if (!gate) return;
+      float factors[8];
+      load_eight(gate + t, factors);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] *= factors[i];
     }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
@@ -49,6 +115,16 @@ struct GatedSink {
     MONARCH_DEVICE void operator()(int t, float v) const {
       if (t >= seqlen) return;
       store(y + t, t >= valid ? 0.f : gate ? v * load(gate + t) : v);
+    }
+    MONARCH_DEVICE int eights() const { return in_eights(valid, y, gate); }
+    MONARCH_DEVICE void write(int t, float (&v)[8]) const {
+      if (gate) {
+        float factors[8];
+        load_eight(gate + t, factors);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] *= factors[i];
+      }
+      store_eight(y + t, v);
     }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
@@ -84,6 +160,8 @@ struct HeldRows {
     MONARCH_DEVICE void operator()(int t, float v) const {
       if (t < seqlen) y[t] = v;
     }
+    MONARCH_DEVICE int eights() const { return in_eights(seqlen, y); }
+    MONARCH_DEVICE void write(int t, float (&v)[8]) const { store_eight(y + t, v); }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
     return {data ? data + (b * channels + h) * seqlen : nullptr, static_cast<int>(seqlen)};
@@ -105,12 +183,37 @@ struct ShortRow {
         taps(static_cast<int>(a.short_taps)) {}
   MONARCH_DEVICE float operator()(int t) const {
     float v = bias;
+#pragma unroll 1
     for (int j = 0; j < taps; ++j) {
       const int s = t + j - (taps - 1);
       if (s >= 0) v += weight[j] * load(x + s);
     }
     return v;
   }
+  // As many of so many points as can also be read eight at a time, where other rows lie at these addresses.
+  template <class... Other>
+  MONARCH_DEVICE int eights(int points, const Other*... rows) const {
+    return taps <= kMostTaps ? in_eights(points, x, rows...) : 0;
+  }
+  MONARCH_DEVICE void read(int t, float (&v)[8]) const {
+    constexpr int kBefore = kMostTaps - 1;
+    float window[kBefore + 8], now[8];
+    load_eight(x + t, now);
+#pragma unroll
+    for (int i = 0; i < kBefore; ++i) window[i] = t + i >= kBefore ? load(x + (t + i - kBefore)) : 0.f;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) window[kBefore + i] = now[i], v[i] = bias;
+#pragma unroll
+    for (int lag = kBefore; lag >= 0; --lag) {
+      if (lag >= taps) continue;
+      const float w = weight[taps - 1 - lag];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] += w * window[kBefore + i - lag];
+    }
+  }
+
+ private:
+  static constexpr int kMostTaps = 4;
 };
 
 // The channels that a launch works on begin with `first` of `total`.
@@ -123,6 +226,14 @@ struct MixerSource {
     ShortRow<Io> x1, v;
     int valid;
     MONARCH_DEVICE float operator()(int t) const { return t < valid ? x1(t) * v(t) : 0.f; }
+    MONARCH_DEVICE int eights() const { return x1.eights(valid, v.x); }
+    MONARCH_DEVICE void read(int t, float (&product)[8]) const {
+      float factors[8];
+      x1.read(t, product);
+      v.read(t, factors);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) product[i] *= factors[i];
+    }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
     return {{a, b, first + h}, {a, b, 2 * total + first + h}, valid_length(a.lengths, b, a.seqlen)};
@@ -143,6 +254,15 @@ struct MixerSink {
     MONARCH_DEVICE void operator()(int t, float v) const {
       if (t >= seqlen) return;
       store(y + t, t >= valid ? 0.f : v * x2(t) + (residual ? residual[t] : 0.f));
+    }
+    MONARCH_DEVICE int eights() const { return x2.eights(valid, y, residual); }
+    MONARCH_DEVICE void write(int t, float (&v)[8]) const {
+      float factors[8], added[8] = {};
+      x2.read(t, factors);
+      if (residual) load_eight(residual + t, added);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = v[i] * factors[i] + added[i];
+      store_eight(y + t, v);
     }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {

@@ -29,23 +29,34 @@ static_assert(sizeof(HeadRoots) <= kRootBins * sizeof(Bin) && kRootBins * sizeof
 constexpr MONARCH_HD int padded(int p) { return p + p / kNodePoints; }
 
 // The bins of a node of 16 points at the end of the tree lie in memory in pairs, the pairs of all nodes side by side,
-// so that neighbouring threads read neighbouring addresses.
+// so that neighbouring threads read neighbouring addresses. The pairs, and 16 nodes with a common parent, lie in the
+// order of their angles, which is how the tensor cores want them (fft_matrix.cuh).
 struct NodeBins {
   BinPair* pairs;
   int64_t nodes;  // of the whole row
 
-  MONARCH_DEVICE NodeBins(Bin* row, int64_t nodes, int64_t node)
-      : pairs(reinterpret_cast<BinPair*>(row) + node), nodes(nodes) {}
+  MONARCH_DEVICE NodeBins(Bin* row, int64_t nodes, int64_t node) : nodes(nodes) {
+    constexpr int64_t kLow = kNodePoints - 1;
+    const bool groups = nodes % kNodePoints == 0;
+    const int64_t place = groups ? (node & ~kLow) | reverse_bits(static_cast<int>(node & kLow), 4) : node;
+    pairs = reinterpret_cast<BinPair*>(row) + place;
+  }
+  MONARCH_DEVICE BinPair& operator[](int q) const { return pairs[q * nodes]; }
+
+  // Where in tree order the first and the second bin of pair q are.
+  static constexpr MONARCH_HD int first(int q) { return reverse_bits(2 * q, 4); }
+  static constexpr MONARCH_HD int second(int q) { return reverse_bits(2 * q + 1, 4); }
+
   MONARCH_DEVICE void load(Bin (&x)[kNodePoints]) const {
 #pragma unroll
     for (int q = 0; q < kNodePoints / 2; ++q) {
-      const BinPair pair = pairs[q * nodes];
-      x[2 * q] = pair.first, x[2 * q + 1] = pair.second;
+      const BinPair pair = (*this)[q];
+      x[first(q)] = pair.first, x[second(q)] = pair.second;
     }
   }
   MONARCH_DEVICE void store(const Bin (&x)[kNodePoints]) const {
 #pragma unroll
-    for (int q = 0; q < kNodePoints / 2; ++q) pairs[q * nodes] = {x[2 * q], x[2 * q + 1]};
+    for (int q = 0; q < kNodePoints / 2; ++q) (*this)[q] = {x[first(q)], x[second(q)]};
   }
 };
 

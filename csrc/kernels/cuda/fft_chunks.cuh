@@ -1,0 +1,74 @@
+// Calls in pieces: rectangles of channels and batch rows, as large as the workspace allows.
+#pragma once
+
+#include <algorithm>
+
+#include "fft_rows.cuh"
+
+namespace monarch {
+
+// The rectangle of channels [h, h + channels) and batch rows [b, b + batch) that a few launches work on.
+struct Chunk {
+  int64_t h, b;
+  RowGrid grid;
+
+  Rows of(Rows rows, Scalar io) const {
+    if (rows.data)
+      rows.data = static_cast<char*>(rows.data) + (b * rows.batch_stride + h * rows.channel_stride) * scalar_bytes(io);
+    return rows;
+  }
+  // The channels' spectra, which lie after each other.
+  Bin* of(const void* spectra, int64_t points) const {
+    return static_cast<Bin*>(const_cast<void*>(spectra)) + h * points;
+  }
+  const int64_t* of(const int64_t* lengths) const { return lengths ? lengths + b : nullptr; }
+  Taps of(Taps taps) const {
+    const auto at = [](void* data, int64_t offset) { return data ? static_cast<float*>(data) + offset : nullptr; };
+    taps.k = at(taps.k, h * taps.num_k), taps.k_rev = at(taps.k_rev, h * taps.num_rev), taps.skip = at(taps.skip, h);
+    return taps;
+  }
+};
+
+constexpr int64_t kMostRows = 1 << 30;  // rows of a launch, when the workspace does not bound them
+
+// Calls f(chunk) for all rows until it returns an error: the batch in one piece when kMostRows fit, else as many
+// channels as fit, batch rows of the same channels after each other.
+template <class F>
+const char* for_chunks(int64_t batch, int64_t channels, int64_t most_rows, int64_t most_channels, F f) {
+  const bool bounded = most_rows < kMostRows;
+  const int64_t fitting = bounded ? most_rows : most_rows / std::max<int64_t>(batch, 1);
+  const int64_t some = std::clamp<int64_t>(std::min(fitting, most_channels), 1, channels);
+  const int64_t rows = bounded ? std::max<int64_t>(1, most_rows / some) : std::max<int64_t>(batch, 1);
+  for (int64_t h = 0; h < channels; h += some) {
+    int64_t b = 0;
+    do {
+      const RowGrid grid{static_cast<int>(std::min(rows, batch - b)), static_cast<int>(std::min(some, channels - h))};
+      if (const char* error = f(Chunk{h, b, grid})) return error;
+      b += rows;
+    } while (b < batch);
+  }
+  return nullptr;
+}
+
+// The mixer as two convolutions of t, the first one's results in the workspace. `rows`: what else of it a
+// convolution needs, or null.
+template <class Io, class Transforms>
+const char* mixer_chunks(const MixerArgs& a, Transforms& t, Bin* rows) {
+  float* const held = a.residual_spectrum ? reinterpret_cast<float*>(t.take_rows()) : nullptr;
+  const int64_t most_rows = rows || held ? a.workspace.rows : kMostRows;
+  return for_chunks(a.batch, a.channels, most_rows, kMostRows, [&](const Chunk& c) -> const char* {
+    const Chunk all_channels{0, c.b, {}};
+    MixerArgs part = a;
+    part.a = all_channels.of(a.a, a.io), part.y = all_channels.of(a.y, a.io), part.lengths = c.of(a.lengths);
+    const HeldRows residual{held, c.grid.channels, a.seqlen};
+    if (held) {
+      const GatedSource<Io> source{c.of(a.u, a.io), {}, part.lengths, a.seqlen};
+      if (const char* error = t.conv(source, residual, c.grid, c.of(a.residual_spectrum, a.tree.points), rows))
+        return error;
+    }
+    return t.conv(MixerSource<Io>{part, c.h, a.channels}, MixerSink<Io>{part, c.h, a.channels, residual}, c.grid,
+                  c.of(a.spectrum, a.tree.points), rows);
+  });
+}
+
+}  // namespace monarch

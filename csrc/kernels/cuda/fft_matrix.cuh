@@ -1,0 +1,430 @@
+// The right-angle transform on tensor cores: rows lie in shared memory as 16-bit complex numbers, and two or three of
+// its passes are products with 16 x 16 DFT matrices (plan/tiles.h: MatrixTile). The last two passes, of a node of 256
+// points, their way back and what is between them happen in the registers of one warp: the result of a product is, as
+// it lies there, an operand of the next.
+//
+// Halves have 11 bits and little range, so every row is scaled by a power of two to at most 1, and every filter; each
+// product is scaled by 1/4, which keeps the energy; sums and twiddles are float. The numbers of a DFT matrix are
+// multiplied by 1.86..., which makes all of them nearly halves, and the twiddles divided by it. The matrices of a
+// level, whose angles are arbitrary, come in two parts, high and low.
+#pragma once
+
+#include "fft_staged_rows.cuh"
+
+namespace monarch {
+
+// A complex matrix as an operand.
+struct ComplexFragment {
+  Fragment re, im, minus_im;
+
+  MONARCH_DEVICE ComplexFragment(const Fragment& re, const Fragment& im)
+      : re(re), im(im), minus_im{{negated(im.w[0]), negated(im.w[1]), negated(im.w[2]), negated(im.w[3])}} {}
+};
+
+// (re, im) += A B, or conj(A) B, of complex matrices.
+template <bool Conjugate>
+MONARCH_DEVICE void multiply(float (&re)[4], float (&im)[4], const ComplexFragment& a, const uint32_t* b_re,
+                             const uint32_t* b_im) {
+  mma(re, a.re, b_re[0], b_re[1]);
+  mma(im, a.re, b_im[0], b_im[1]);
+  mma(re, Conjugate ? a.im : a.minus_im, b_im[0], b_im[1]);
+  mma(im, Conjugate ? a.minus_im : a.im, b_re[0], b_re[1]);
+}
+
+// The head of a tree on `kHead` parts of the rows: from float to complex numbers, or back. A thread takes two
+// neighbouring columns, one after the other, each in words of its own.
+template <int Odd, int Bits, bool Inverse, bool Level>
+MONARCH_DEVICE void staged_head_of(const StagedRows& s) {
+  constexpr int kHead = Odd << Bits, kBelow = Level ? 16 : 1, kPairs = kBelow * 128;
+  uint32_t *const even = s.words(0), *const odd = s.words(1);
+  for (int i = s.thread; i < s.rows * kPairs; i += s.tile.threads) {
+    const int row = i / kPairs, first = i % kPairs / 128, pair = i % 128;
+    const float scale = scale_for(s.greatest_point(row, s.turn));
+    const auto interchange = [&] {  // between words of a column and words of real or imaginary parts
+#pragma unroll 4
+      for (int q = 0; q < kHead; ++q) {
+        const int at = s.word(row, first + q * kBelow, pair);
+        const uint32_t x = even[at], y = odd[at];
+        even[at] = lower_halves(x, y), odd[at] = upper_halves(x, y);
+      }
+    };
+    if (Inverse) interchange();
+#pragma unroll 1
+    for (int c = 0; c < 2; ++c) {
+      uint32_t* const own = c ? odd : even;
+      // to the nodes' own transforms, if they come next
+      const auto twisted = [&](Bin z, int q) {
+        if constexpr (Level) return z;
+        return twiddle<Inverse>(z, reinterpret_cast<const Bin*>(s.node_twiddles() + s.twiddle_index(q, pair))[c]);
+      };
+      Bin x[kHead];
+#pragma unroll
+      for (int q = 0; q < kHead; ++q) {
+        const uint32_t word = own[s.word(row, first + q * kBelow, pair)];
+        const FloatPair z = unpack(word);
+        x[q] = Inverse ? twisted({z.low, z.high}, q) : Bin{float_of(word) * scale, 0.f};
+      }
+      head_tree<Odd, Bits, Inverse, true>(x, s.head_roots());
+#pragma unroll
+      for (int q = 0; q < kHead; ++q) {
+        const Bin z = Inverse ? x[q] : twisted(x[q], q);
+        own[s.word(row, first + q * kBelow, pair)] = Inverse ? bits_of(z.re) : pack(z.re, z.im);
+      }
+    }
+    if (!Inverse) interchange();
+  }
+}
+
+template <bool Inverse, bool Level>
+MONARCH_DEVICE_CALL void staged_head(RowsInUse use) {
+  const StagedRows s(use);
+  switch (s.tile.head) {
+    case 3: staged_head_of<3, 0, Inverse, Level>(s); break;
+    case 4: staged_head_of<1, 2, Inverse, Level>(s); break;
+    case 5: staged_head_of<5, 0, Inverse, Level>(s); break;
+    case 6: staged_head_of<3, 1, Inverse, Level>(s); break;
+    case 8: staged_head_of<1, 3, Inverse, Level>(s); break;
+    default:
+      if constexpr (!Level) {  // with a level only the others fit
+        switch (s.tile.head) {
+          case 10: staged_head_of<5, 1, Inverse, Level>(s); break;
+          case 1: staged_head_of<1, 0, Inverse, Level>(s); break;
+          case 2: staged_head_of<1, 1, Inverse, Level>(s); break;
+          case 12: staged_head_of<3, 2, Inverse, Level>(s); break;
+          case 20: staged_head_of<5, 2, Inverse, Level>(s); break;
+          case 24: staged_head_of<3, 3, Inverse, Level>(s); break;
+          default: __trap();
+        }
+      } else {
+        __trap();
+      }
+  }
+  __syncthreads();
+}
+
+// The levels take 32 columns of 16 nodes at a time, as the right operands of four products: operands 2 t and 2 t + 1
+// of product t.
+struct Columns {
+  uint32_t re[8], im[8];
+
+  MONARCH_DEVICE void load(const StagedRows& s, int row, int first) {
+    const int place = s.place(row, first + s.at.lane % 16, s.columns(), s.at.lane / 16);
+    load_plane(s.plane(0), place, re);
+    load_plane(s.plane(1), place, im);
+  }
+  // Of real numbers, which are still float: products take columns 8 q + 2 t + e to lane q, in place of 8 t + 2 q + e.
+  MONARCH_DEVICE void load_real(const StagedRows& s, int row, int first, float scale) {
+    const int c = s.columns();
+    const Quad* const even = s.plane(s.at.g & 1) + s.place(row, first + 2 * s.at.q, c, s.at.g >> 1);
+    const Quad* const odd = even + kNodeQuads + 4 * ((c ^ 1) - c);  // the next node
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Quad x = even[8 * half * kNodeQuads], y = odd[8 * half * kNodeQuads];
+#pragma unroll
+      for (int t = 0; t < 4; ++t) re[2 * t + half] = pack(float_of(x.w[t]) * scale, float_of(y.w[t]) * scale);
+    }
+  }
+
+ private:
+  static MONARCH_DEVICE void load_plane(const Quad* plane, int place, uint32_t (&b)[8]) {
+#pragma unroll
+    for (int t = 0; t < 4; t += 2) {
+      uint32_t two[4];
+      load_matrices(plane + (place ^ t), two);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) b[2 * t + i] = two[i];
+    }
+  }
+};
+
+struct LevelSums {
+  float re[4][4] = {}, im[4][4] = {};  // [t]
+};
+
+// The high and the low part of a level's matrix: f(real part, imaginary part).
+template <class F>
+MONARCH_DEVICE void for_parts(const StagedRows& s, const Fragment* matrix, F f) {
+#pragma unroll
+  for (int low = 0; low < 2; ++low) f(matrix[64 * low + s.at.lane], matrix[64 * low + 32 + s.at.lane]);
+}
+
+// The sums, twisted to the nodes' own transforms by twiddle(r, t), to the 16 nodes from `first` on.
+template <bool Real, class F>
+MONARCH_DEVICE void store_level(const StagedRows& s, const LevelSums& x, int row, int first, F twiddle) {
+  const int place = s.place(row, first + s.at.g, s.columns(), Real ? s.at.q : 0);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    Quad re, im;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      const BinPair w = twiddle(r, t);
+      const Bin a = mul(Bin{x.re[t][2 * r], x.im[t][2 * r]}, w.first);
+      const Bin b = mul(Bin{x.re[t][2 * r + 1], x.im[t][2 * r + 1]}, w.second);
+      re.w[t] = pack(a.re, b.re), im.w[t] = pack(a.im, b.im);
+      if (Real) continue;
+      const int word = ((place ^ t) + 8 * r * kNodeQuads) * kQuadWords + s.at.q;
+      s.words(0)[word] = re.w[t], s.words(1)[word] = im.w[t];
+    }
+    if (!Real) continue;
+    s.plane(0)[place + 8 * r * kNodeQuads] = re, s.plane(1)[place + 8 * r * kNodeQuads] = im;
+  }
+}
+
+// From real rows in `Parts` parts of 16 nodes to as many groups of 16 nodes. With one part, rows share what is the same
+// for all of them.
+template <int Parts>
+MONARCH_DEVICE void level_forward_real(RowsInUse use) {
+  const StagedRows s(use);
+  const int pair = 16 * s.columns() + 4 * s.at.q;
+  Fragment matrix[4];
+  BinPair twiddles[8];
+  if (Parts == 1) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) matrix[i] = s.level_matrices(0)[32 * i + s.at.lane];
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      twiddles[i] = s.node_twiddles()[s.twiddle_index(s.at.g, pair + i % 4) + 8 * (i / 4) * 128];
+  }
+  for_columns(s, s.rows, [&](int row) {
+    const float scale = scale_for(s.greatest_point(row, s.turn));
+    Columns b[Parts];
+#pragma unroll
+    for (int part = 0; part < Parts; ++part) b[part].load_real(s, row, 16 * part, scale);
+    __syncwarp();  // the columns are written where they were read
+#pragma unroll 1
+    for (int group = 0; group < Parts; ++group) {
+      LevelSums x;
+#pragma unroll
+      for (int part = 0; part < Parts; ++part)
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+          const Fragment* const from = s.level_matrices(group * Parts + part) + 32 * i + s.at.lane;
+          const Fragment a_re = Parts == 1 ? matrix[i] : from[0], a_im = Parts == 1 ? matrix[i + 1] : from[32];
+#pragma unroll
+          for (int t = 0; t < 4; ++t) {
+            mma(x.re[t], a_re, b[part].re[2 * t], b[part].re[2 * t + 1]);
+            mma(x.im[t], a_im, b[part].re[2 * t], b[part].re[2 * t + 1]);
+          }
+        }
+      store_level<true>(s, x, row, 16 * group, [&](int r, int t) {
+        return Parts == 1 ? twiddles[4 * r + t] : s.factored_twiddle(16 * group + s.at.g + 8 * r, pair + t);
+      });
+    }
+  });
+}
+
+// The way back, from columns in the order in which node_pass() leaves them.
+template <int Parts>
+MONARCH_DEVICE void level_inverse_real(RowsInUse use) {
+  const StagedRows s(use);
+  for_columns(s, s.rows, [&](int row) {
+    Columns b[Parts];
+#pragma unroll
+    for (int group = 0; group < Parts; ++group) b[group].load(s, row, 16 * group);
+    __syncwarp();
+#pragma unroll 1
+    for (int part = 0; part < Parts; ++part) {
+      float x[4][4] = {};
+#pragma unroll
+      for (int group = 0; group < Parts; ++group)
+        for_parts(s, s.level_matrices(group * Parts + part) + 128, [&](const Fragment& a_re, const Fragment& a_im) {
+#pragma unroll
+          for (int t = 0; t < 4; ++t) {
+            mma(x[t], a_re, b[group].re[2 * t], b[group].re[2 * t + 1]);
+            mma(x[t], a_im, b[group].im[2 * t], b[group].im[2 * t + 1]);
+          }
+        });
+      const int first = s.place(row, 16 * part + s.at.g, s.columns(), s.at.q);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int place = first + 8 * r * kNodeQuads;
+        Quad even, odd;
+#pragma unroll
+        for (int t = 0; t < 4; ++t) even.w[t] = bits_of(x[t][2 * r]), odd.w[t] = bits_of(x[t][2 * r + 1]);
+        s.plane(0)[place] = even, s.plane(1)[place] = odd;
+      }
+    }
+  });
+}
+
+// The level below a head, of complex numbers.
+MONARCH_DEVICE void level_forward(RowsInUse use) {
+  const StagedRows s(use);
+  for_columns(s, s.tile.head, [&](int child) {  // of the only row
+    Columns b;
+    b.load(s, 0, 16 * child);
+    __syncwarp();
+    LevelSums x;
+    for_parts(s, s.level_matrices(child), [&](const Fragment& a_re, const Fragment& a_im) {
+      const ComplexFragment a(a_re, a_im);
+#pragma unroll
+      for (int t = 0; t < 4; ++t) multiply<false>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);
+    });
+    store_level<false>(s, x, 0, 16 * child, [&](int r, int t) {
+      return s.factored_twiddle(16 * child + s.at.g + 8 * r, 16 * s.columns() + 4 * t + s.at.q);
+    });
+  });
+}
+
+MONARCH_DEVICE void level_inverse(RowsInUse use) {
+  const StagedRows s(use);
+  for_columns(s, s.tile.head, [&](int child) {  // of the only row
+    Columns b;
+    b.load(s, 0, 16 * child);
+    __syncwarp();
+    LevelSums x;
+    for_parts(s, s.level_matrices(child) + 128, [&](const Fragment& a_re, const Fragment& a_im) {
+      const ComplexFragment a(a_re, a_im);
+#pragma unroll
+      for (int t = 0; t < 4; ++t) multiply<true>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);
+    });
+    const int first = s.place(0, 16 * child + s.at.g, s.columns(), s.at.q);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int place = first + 8 * r * kNodeQuads;
+      Quad re, im;
+#pragma unroll
+      for (int t = 0; t < 4; ++t)
+        re.w[t] = pack(x.re[t][2 * r], x.re[t][2 * r + 1]), im.w[t] = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
+      s.plane(0)[place] = re, s.plane(1)[place] = im;
+    }
+  });
+}
+
+// The 256 complex numbers of a node in a warp's registers: 16 x 16, of which a lane has rows g and g + 8, columns
+// 8 j + 2 q and the next.
+struct NodeSums {
+  float re[2][4] = {}, im[2][4] = {};  // [j][2 * (row of the lane) + (column of the lane)]
+
+  // times w, or its conjugate, for (j, row)
+  template <bool Conjugate, class F>
+  MONARCH_DEVICE void twist(F w) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const BinPair t = w(j, r);
+        const auto turn = [&](int i, Bin by) {
+          const Bin z = twiddle<Conjugate>(Bin{re[j][i], im[j][i]}, by);
+          re[j][i] = z.re, im[j][i] = z.im;
+        };
+        turn(2 * r, t.first), turn(2 * r + 1, t.second);
+      }
+  }
+  // As operands: the left one of a product, word 2 j + r; or the right one of a product with the transpose, words
+  // r and r + 2 for its eight columns 8 r ...
+  MONARCH_DEVICE void pack_into(Fragment& to_re, Fragment& to_im) const {
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        to_re.w[2 * j + r] = pack(re[j][2 * r], re[j][2 * r + 1]);
+        to_im.w[2 * j + r] = pack(im[j][2 * r], im[j][2 * r + 1]);
+      }
+  }
+};
+
+// conj(F) Z^T, Z as pack_into() leaves it.
+MONARCH_DEVICE NodeSums transform_transposed(const ComplexFragment& f, const Fragment& z_re, const Fragment& z_im) {
+  NodeSums v;
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const uint32_t re[2] = {z_re.w[j], z_re.w[j + 2]}, im[2] = {z_im.w[j], z_im.w[j + 2]};
+    multiply<true>(v.re[j], v.im[j], f, re, im);
+  }
+  return v;
+}
+
+// Two words of one plane.
+struct alignas(8) WordPair {
+  uint32_t w[2];
+};
+
+// The nodes' own transforms, the product with the filter, of spectra (H, points), and the way back. A warp takes a node
+// of some rows, one after the other. `Factored`: node twiddles come as products; `Level`: columns are left in the order
+// that the level's way back wants.
+template <bool Factored, bool Level>
+MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
+  const StagedRows s(use);
+  const ComplexFragment f(s.dft_matrix()[s.at.lane], s.dft_matrix()[32 + s.at.lane]);
+  const ComplexFragment right(s.dft_matrix()[64 + s.at.lane], s.dft_matrix()[96 + s.at.lane]);
+  const int pitch = s.points() / kNodePoints;  // from a pair of bins to the next one of the same node
+  const int to_next_row = s.tile.nodes * kNodeQuads;
+  const auto inner = [&](int j, int r) { return s.inner_twiddles()[32 * (2 * j + r) + s.at.lane]; };
+
+  const int warps = s.tile.threads / 32;
+  // more warps than nodes: rows side by side, counted without a division, which takes registers
+  int node = s.thread / 32, first_row = 0, rows_abreast = 1;
+  for (; node >= s.tile.nodes; node -= s.tile.nodes) ++first_row;
+  for (int spare = warps - 2 * s.tile.nodes; spare >= 0; spare -= s.tile.nodes) ++rows_abreast;
+  if (first_row >= rows_abreast) node = s.tile.nodes;  // nothing left for this warp
+  for (; node < s.tile.nodes; node += warps) {
+    BinPair bins[4];
+    uint32_t channel = ~0u;
+    // row k of the right operand: columns 16 k ... of the node
+    const int read = s.place(0, node, s.at.lane % 16 / 2, 2 * (s.at.lane & 1) + s.at.lane / 16);
+    const int twiddle = s.twiddle_index(node, 8 * s.at.g + s.at.q);
+    const int write = s.place(0, node, s.at.g / 2, s.at.q);  // Level: columns 16 g ...
+    for (int row = first_row; row < s.rows; row += rows_abreast) {
+      if (s.channel(row) != channel) {
+        channel = s.channel(row);
+        const auto* const from = s.filter(spectra, row) + node * kNodePoints + s.at.g + s.at.q * pitch;
+        const float scale = scale_for(s.greatest_bin(row));
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const BinPair k = from[4 * (j >> 1) * pitch + 8 * (j & 1)];
+          bins[j] = {scaled(k.first, scale), scaled(k.second, scale)};
+        }
+      }
+      uint32_t b_re[4], b_im[4];
+      load_matrices(s.plane(0) + read + row * to_next_row, b_re);
+      load_matrices(s.plane(1) + read + row * to_next_row, b_im);
+      NodeSums x;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) multiply<false>(x.re[j], x.im[j], f, b_re + 2 * j, b_im + 2 * j);
+      x.twist<false>(inner);
+      Fragment a_re, a_im;
+      x.pack_into(a_re, a_im);
+
+      NodeSums z;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        mma(z.re[j], a_re, right.re.w[2 * j], right.re.w[2 * j + 1]);
+        mma(z.im[j], a_re, right.im.w[2 * j], right.im.w[2 * j + 1]);
+        mma(z.re[j], a_im, right.minus_im.w[2 * j], right.minus_im.w[2 * j + 1]);
+        mma(z.im[j], a_im, right.re.w[2 * j], right.re.w[2 * j + 1]);
+      }
+      z.twist<false>([&](int j, int r) { return bins[2 * j + r]; });
+      z.pack_into(a_re, a_im);
+
+      NodeSums v = transform_transposed(f, a_re, a_im);
+      v.twist<true>(inner);
+      v.pack_into(a_re, a_im);
+      NodeSums y = transform_transposed(f, a_re, a_im);
+      if (Level)
+        y.twist<true>([&](int j, int r) {
+          if (Factored) return s.factored_twiddle(node, 8 * s.at.g + 64 * r + 4 * j + s.at.q);
+          return s.node_twiddles()[(twiddle ^ 4 * j) + 64 * r];
+        });
+      y.pack_into(a_re, a_im);
+      __syncwarp();  // the node is written where it was read
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if (Level) {
+          const int to = 2 * (write + 16 * r + row * to_next_row) + (s.at.g & 1);
+          reinterpret_cast<WordPair*>(s.plane(0))[to] = {a_re.w[r], a_re.w[2 + r]};
+          reinterpret_cast<WordPair*>(s.plane(1))[to] = {a_im.w[r], a_im.w[2 + r]};
+        } else {
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            const int word = s.word(row, node, 8 * s.at.g + 64 * r + 4 * j + s.at.q);
+            s.words(0)[word] = a_re.w[2 * j + r], s.words(1)[word] = a_im.w[2 * j + r];
+          }
+        }
+      }
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace monarch

@@ -1,0 +1,283 @@
+// Rows of the tensor-core engine in shared memory, with the tables beside them (plan/tiles.h: MatrixTile says where),
+// and how they get there from tensors and back.
+#pragma once
+
+#include "fft_rows.cuh"
+#include "ptx.cuh"
+
+namespace monarch {
+
+// The numbers of a DFT matrix are multiplied by this, which makes all of them nearly halves, and the twiddles divided.
+constexpr float kMatrixScale = 1.8603515625f;
+constexpr int kQuadWords = 4, kNodeQuads = 32;  // of one plane
+
+// Position of a thread in its warp, as ptx.cuh has it.
+struct Lane {
+  int lane, q, g;
+  MONARCH_DEVICE explicit Lane(int thread) : lane(thread % 32), q(lane % 4), g(lane / 4) {}
+};
+
+// The complex matrix of these entries as fragments: its real parts at `to`, its imaginary ones 32 lanes after it and,
+// where `with_rest`, the rounding errors of both 64 lanes after these.
+template <class Entry>
+MONARCH_DEVICE void make_matrix(const Lane& at, const Entry& entry, Fragment* to, bool with_rest) {
+  to += at.lane;
+#pragma unroll 1
+  for (int i = 0; i < 4; ++i) {
+    const int row = at.g + 8 * (i & 1), column = 2 * at.q + 8 * (i >> 1);
+    const Bin first = entry(row, column), second = entry(row, column + 1);
+    const uint32_t re = pack(first.re, second.re), im = pack(first.im, second.im);
+    to[0].w[i] = re, to[32].w[i] = im;
+    if (!with_rest) continue;
+    const FloatPair near_re = unpack(re), near_im = unpack(im);
+    to[64].w[i] = pack(first.re - near_re.low, second.re - near_re.high);
+    to[96].w[i] = pack(first.im - near_im.low, second.im - near_im.high);
+  }
+}
+
+// Which of the block's rows are in use. Passes take this and find the rest in shared memory.
+struct RowsInUse {
+  int rows;
+  int turn = 0;  // 0 or 1, the other one for the rows that come next
+};
+
+// What all threads of a block know, at the start of shared memory: in registers it would take them from every pass.
+struct BlockState {
+  MatrixTile tile;
+  Share share;  // of the tiles of rows
+  int rows;     // of the launch
+};
+static_assert(sizeof(BlockState) <= kTileQuads * sizeof(Quad));
+
+// The rows of a block in shared memory, and the tables beside them; MatrixTile says where all that is.
+//
+// A node has 128 words in each of two planes, which hold the real and the imaginary parts of neighbouring columns; or
+// while the numbers are real and float, the even columns and the odd ones.
+struct StagedRows {
+  MatrixTile tile;
+  int rows, turn;
+  int thread;
+  Lane at;
+
+  MONARCH_DEVICE explicit StagedRows(RowsInUse use)
+      : tile(shared_memory<BlockState>()->tile), rows(use.rows), turn(use.turn), thread(own_thread()), at(thread) {}
+
+  template <class T>
+  MONARCH_DEVICE T* part(int begin) const {
+    return reinterpret_cast<T*>(shared_memory<Quad>() + begin);
+  }
+  MONARCH_DEVICE Quad* plane(int odd) const { return part<Quad>(kTileQuads + odd * tile.plane); }
+  MONARCH_DEVICE BinPair* inner_twiddles() const { return part<BinPair>(tile.inner_twiddles); }
+  // Its real parts and its imaginary parts as a left operand, then both as a right one: pairs of words of a lane.
+  MONARCH_DEVICE Fragment* dft_matrix() const { return part<Fragment>(tile.dft_matrix); }
+  MONARCH_DEVICE Fragment* level_matrices(int block) const { return part<Fragment>(tile.level_matrices + block * 256); }
+  MONARCH_DEVICE HeadRoots& head_roots() const { return *part<HeadRoots>(tile.head_roots); }
+  // Per row: the greatest magnitude among its points and among its filter's bins, as bits, and the channel.
+  MONARCH_DEVICE uint32_t* state() const { return part<uint32_t>(tile.state); }
+  MONARCH_DEVICE uint32_t& greatest_point(int row, int turn) const { return state()[turn * tile.rows + row]; }
+  MONARCH_DEVICE uint32_t& greatest_bin(int row) const { return state()[2 * tile.rows + row]; }
+  MONARCH_DEVICE uint32_t& channel(int row) const { return state()[3 * tile.rows + row]; }
+  MONARCH_DEVICE int points() const { return tile.nodes * 256; }
+  // The bins of a row's filter, in pairs (fft_tile.cuh).
+  MONARCH_DEVICE const BinPair* filter(const Bin* spectra, int row) const {
+    return reinterpret_cast<const BinPair*>(spectra + static_cast<int64_t>(channel(row)) * points());
+  }
+
+  // Where in a plane a piece of 8 columns of a node is, piece p of four of part c of the columns: such that none of the
+  // passes meets a bank twice.
+  MONARCH_DEVICE int place(int row, int node, int c, int p) const {
+    return (row * tile.nodes + node) * kNodeQuads + 4 * (c ^ (node & 1)) + (p ^ (c >> 1 & 1) ^ (node >> 1 & 3));
+  }
+  MONARCH_DEVICE int place(int row, int node, int piece) const { return place(row, node, piece >> 2, piece & 3); }
+  // Words of the planes, for two columns.
+  MONARCH_DEVICE int word(int row, int node, int pair) const {
+    return place(row, node, pair / kQuadWords) * kQuadWords + pair % kQuadWords;
+  }
+  MONARCH_DEVICE uint32_t* words(int odd) const { return reinterpret_cast<uint32_t*>(plane(odd)); }
+
+  // exp(2 pi i theta c / 256) of neighbouring columns c = 2 pair, 2 pair + 1 of a node of a row; pairs that differ in
+  // bit 2 have indices that do, and 64 pairs or 8 nodes further is as far in memory.
+  MONARCH_DEVICE int twiddle_index(int node, int pair) const {
+    return node * 128 + (pair ^ (pair >> 3 & 1) * 6 ^ (node & 1));
+  }
+  MONARCH_DEVICE BinPair* node_twiddles() const { return part<BinPair>(tile.node_twiddles); }
+  // The same as a product: of exp(2 pi i theta i / 16), and of exp(2 pi i theta j / 256).
+  MONARCH_DEVICE Bin coarse(int node, int i) const { return part<Bin>(tile.factors)[node * 32 + i]; }
+  MONARCH_DEVICE BinPair fine(int node, int pair) const { return part<BinPair>(tile.factors)[node * 16 + 8 + pair]; }
+  MONARCH_DEVICE BinPair factored_twiddle(int node, int pair) const {
+    const Bin c = coarse(node, pair >> 3);
+    const BinPair f = fine(node, pair & 7);
+    return {mul(f.first, c), mul(f.second, c)};
+  }
+
+  // Which eighth of a node's columns this warp has in for_columns().
+  MONARCH_DEVICE int columns() const { return thread >> 5 & 7; }
+};
+
+// Runs f(i) for i in [0, n), eight warps each, then waits for all.
+template <class F>
+MONARCH_DEVICE void for_columns(const StagedRows& s, int n, F f) {
+  for (int i = s.thread / 256; i < n; i += s.tile.threads / 256) f(i);
+  __syncthreads();
+}
+
+// Runs f(i) for i in [0, n), a warp each, then waits for all.
+template <class F>
+MONARCH_DEVICE void for_each_warp(const StagedRows& s, int n, F f) {
+  for (int i = s.thread / 32; i < n; i += s.tile.threads / 32) f(i);
+  __syncthreads();
+}
+
+// The power of two that brings numbers of at most this magnitude to at most 1; 2^126 at most.
+MONARCH_DEVICE float scale_for(uint32_t greatest) {
+  const int exponent = 253 - static_cast<int>(greatest >> 23);
+  return float_of(static_cast<uint32_t>(exponent > 1 ? exponent : 1) << 23);
+}
+
+MONARCH_DEVICE float inverse_of_power(float power_of_two) { return float_of((254u << 23) - bits_of(power_of_two)); }
+
+// ---- tables ---------------------------------------------------------------------------------------------------------
+
+MONARCH_DEVICE Bin scaled(Bin z, float s) { return {z.re * s, z.im * s}; }
+
+// The angle of node `node` of a row; nodes are `depth` passes below the root of a tree with this head.
+MONARCH_DEVICE Angle staged_angle(int head, int depth, int node) {
+  return depth ? node_angle(head, depth, node) : Angle{};
+}
+
+// scale exp(2 pi i num / den), any num.
+MONARCH_DEVICE_CALL Bin scaled_root(int num, int den, float scale) {
+  const Bin z = unit_root<float>(num % den, den);
+  return {z.re * scale, z.im * scale};
+}
+
+// scale exp(2 pi i angle num / den)
+MONARCH_DEVICE Bin turned(const Angle& angle, int num, int den, float scale) {
+  return scaled_root(static_cast<int>(1 + 4 * angle.m) * num, static_cast<int>(4 * angle.n) * den, scale);
+}
+
+// Also makes the rows' state that of rows which nobody has staged.
+MONARCH_DEVICE_CALL void make_tables(int head, int depth) {
+  const StagedRows s({0});
+  const int nodes = s.tile.nodes;
+  for_each(s.tile.rows, [&](int64_t row) {
+    s.channel(row) = ~0u;
+    s.greatest_point(row, 0) = s.greatest_point(row, 1) = 0;
+  });
+  for_each(nodes * 32, [&](int64_t i) {
+    const int node = static_cast<int>(i / 32), j = static_cast<int>(i % 32);
+    s.part<Bin>(s.tile.factors)[i] =
+        turned(staged_angle(head, depth, node), j % 16, j < 16 ? 16 : 256, j < 16 ? 1.f : 1 / kMatrixScale);
+  });
+  if (!s.tile.factored)
+    for_each(nodes * 128, [&](int64_t i) {
+      const int node = static_cast<int>(i / 128), pair = static_cast<int>(i % 128);
+      s.node_twiddles()[s.twiddle_index(node, pair)] = s.factored_twiddle(node, pair);
+    });
+  for_each(128, [&](int64_t i) {
+    const int lane = static_cast<int>(i % 32), row = lane / 4 + 8 * static_cast<int>(i / 32 & 1);
+    const int column = 8 * static_cast<int>(i / 64) + 2 * (lane % 4);
+    const auto root = [&](int c) { return scaled_root(row * c, 256, 1 / kMatrixScale); };
+    s.inner_twiddles()[i] = {root(column), root(column + 1)};
+  });
+  const int blocks = s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0;
+  for_each_warp(s, blocks + 1, [&](int i) {
+    if (i == blocks) {
+      make_matrix(s.at, [&](int r, int c) { return scaled_root(r * c, 16, kMatrixScale / 4); }, s.dft_matrix(), false);
+      for (int part = 0; part < 2; ++part) {
+        const Fragment f = s.dft_matrix()[32 * part + s.at.lane];
+        s.dft_matrix()[64 + 32 * part + s.at.lane] = {f.w[0], f.w[2], f.w[1], f.w[3]};
+      }
+      return;
+    }
+    const int parent = i / s.tile.parts, part = i % s.tile.parts;
+    // of child `child`, in tree order, and point j of its part
+    const auto entry = [&](int child, int j) {
+      return turned(staged_angle(head, depth, 16 * parent + child), 16 * part + j, 1, 0.25f);
+    };
+    make_matrix(s.at, entry, s.level_matrices(i), true);
+    // the inverse is the conjugate, transposed
+    make_matrix(s.at, [&](int r, int c) { return entry(c, r); }, s.level_matrices(i) + 128, true);
+  });
+}
+
+// ---- between shared memory and tensors ------------------------------------------------------------------------------
+
+// Calls f(row, first, step) for the rows of a thread, which takes the pieces first, first + step, ... of eight points.
+// Whole warps take the same row.
+template <class F>
+MONARCH_DEVICE void for_rows(const StagedRows& s, F f) {
+  const int step = 1 << s.tile.side, abreast = s.tile.threads >> s.tile.side;
+  int row = s.thread >> s.tile.side;
+  if (row < abreast)
+    for (; row < s.rows; row += abreast) f(row, s.thread & (step - 1), step);
+  __syncthreads();
+}
+
+// source(s, row) gives a row of fft_rows.cuh.
+template <class Source>
+MONARCH_DEVICE void stage(RowsInUse use, Source source) {
+  const StagedRows s(use);
+  if (s.thread < s.rows) s.greatest_point(s.thread, s.turn ^ 1) = 0;  // those of the rows before are no longer needed
+  for_rows(s, [&](int row, int first, int step) {
+    const auto points = source(s, row);
+    float greatest = 0;
+    const auto put = [&](int piece, const float (&x)[8]) {
+      Quad even, odd;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) even.w[i] = bits_of(x[2 * i]), odd.w[i] = bits_of(x[2 * i + 1]);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) greatest = fmaxf(greatest, fabsf(x[i]));
+      const int place = s.place(row, piece / kNodeQuads, piece % kNodeQuads);
+      s.plane(0)[place] = even, s.plane(1)[place] = odd;
+    };
+    int piece = first;
+    float x[8];
+    if constexpr (comes_in_eights<decltype(points)>) {
+      for (const int end = points.eights() / 8; piece < end; piece += step) {
+        points.read(piece * 8, x);
+        put(piece, x);
+      }
+    }
+    for (; piece < s.points() / 8; piece += step) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[i] = points(piece * 8 + i);
+      put(piece, x);
+    }
+    const uint32_t of_warp = warp_max(bits_of(greatest));
+    if (s.at.lane == 0) atomicMax(&s.greatest_point(row, s.turn), of_warp);
+  });
+}
+
+// sink(s, row) gets the results.
+template <class Sink>
+MONARCH_DEVICE void unstage(RowsInUse use, Sink sink) {
+  const StagedRows s(use);
+  for_rows(s, [&](int row, int first, int step) {
+    const auto points = sink(s, row);
+    const float gain = s.tile.level ? 4096.f : 256.f;  // of four or six products, at 1/4 each
+    const float back = gain * inverse_of_power(scale_for(s.greatest_point(row, s.turn))) *
+                       inverse_of_power(scale_for(s.greatest_bin(row)));
+    float x[8];
+    const auto take = [&](unsigned piece) {
+      const int place = s.place(row, piece / kNodeQuads, piece % kNodeQuads);
+      const Quad even = s.plane(0)[place], odd = s.plane(1)[place];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[2 * i] = float_of(even.w[i]) * back, x[2 * i + 1] = float_of(odd.w[i]) * back;
+    };
+    int piece = first;
+    if constexpr (comes_in_eights<decltype(points)>) {
+      for (const int end = points.eights() / 8; piece < end; piece += step) {
+        take(piece);
+        points.write(piece * 8, x);
+      }
+    }
+    for (; piece < s.points() / 8; piece += step) {
+      take(piece);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) points(piece * 8 + i, x[i]);
+    }
+  });
+}
+
+}  // namespace monarch

@@ -1,0 +1,91 @@
+"""The CUDA kernels in the emulator, built with AddressSanitizer and with ThreadSanitizer."""
+
+from __future__ import annotations
+
+import platform
+import re
+
+import numpy as np
+import pytest
+import torch
+from emulator import replay
+from emulator.driver import arguments
+from emulator.samples import CASES, PADDINGS, channels_for, make_depthwise, make_mixer, make_rows, make_taps, random
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
+
+
+def one_call_per_path() -> list[tuple[str, dict]]:
+    """Every function at least once, with all of its optional arguments."""
+    calls: list[tuple[str, dict]] = []
+
+    def call(function: str, outputs: list[str], dtype: torch.dtype = torch.float32, **named) -> None:
+        calls.append((function, arguments(outputs, dtype, **named)))
+
+    cut = {"shared_memory": 4700, "l2_bytes": 40000}
+    for seqlen, dtype, machine in (
+        (1, torch.float32, {}),
+        (17, torch.bfloat16, {}),
+        (48, torch.float16, {}),
+        (257, torch.float32, {}),
+        (500, torch.bfloat16, cut),
+    ):
+        for case in CASES:
+            rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen)
+            grads = [f"grad_{name}" for name in (*rows, *taps) if name not in ("lengths", "circular")]
+            call("filter", ["spectrum"], seqlen=seqlen, **taps, **machine)
+            call("conv", ["y"], dtype, **rows, **taps, **machine)
+            call("backward", grads, dtype, grad=rows["u"], batch_slices=1, **rows, **taps, **machine)
+            call("backward", ["spectrum_grad"], dtype, grad=rows["u"], batch_slices=2, **rows, **taps, **machine)
+    spectrum = random(channels_for(17), 2 * 32)
+    call("filter_adjoint", ["grad_k", "grad_k_rev", "grad_skip"], spectrum=spectrum, seqlen=17, num_k=20, num_rev=20)
+    for seqlen, points in ((253, 256), (700, 768), (4096, 4096), (6200, 8192), (12001, 12288)):
+        rows = make_rows("two-sided", seqlen, torch.float16)
+        filters = random(channels_for(seqlen), 2 * points)
+        case, _ = make_mixer(seqlen, torch.bfloat16, True, True, True)
+        call("conv", ["y"], torch.float16, **rows, spectrum=filters, tensor_cores=True)
+        spectra = {"spectrum": filters, "residual_spectrum": filters}
+        call("mixer", ["y"], torch.bfloat16, **case, **spectra, tensor_cores=True)
+    case, _ = make_mixer(17, torch.bfloat16, True, True, True)
+    call("mixer", ["y"], torch.bfloat16, **case, spectrum=spectrum, residual_spectrum=spectrum)
+    for layout in ("bhl", "blh"):
+        for taps, left, right in PADDINGS:
+            x, weight = make_depthwise(layout, taps, 33, torch.float16)
+            shared = {"x": x, "pad_left": left, "channels_last": layout == "blh"}
+            out_len = 33 + left + right - taps + 1
+            grad = make_depthwise(layout, taps, out_len, torch.float16)[0]
+            call("depthwise", ["y"], torch.float16, weight=weight, bias=random(37), out_len=out_len, **shared)
+            call("depthwise_weight_grad", ["weight_grad"], torch.float16, grad=grad, taps=taps, **shared)
+    rows = random(5, 260)
+    call("glu", ["h"], a=rows)
+    norm = {"norm_weight": rows[0].clone(), "norm_bias": rows[1].clone(), "eps": 1e-5}
+    call("residual_norm", ["out"], y=rows, residual=rows, **norm)
+    return calls
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_kernels_under_sanitizers(sanitizer):
+    calls = [("monarch_emulator", *call) for call in one_call_per_path()]
+    done = replay.run_sanitized(calls, sanitizer, ("random", 3))
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "kernel", "report"),
+    [
+        ("address", "read_after_input", r"use-after-poison(.|\n)*READ of size 4"),
+        ("address", "write_after_shared", r"use-after-poison(.|\n)*WRITE of size 4"),
+        ("address", "matrix_after_shared", r"use-after-poison(.|\n)*READ of size 16"),
+        ("thread", "missing_barrier", "data race"),
+        ("thread", "missing_second_barrier", "data race"),
+        ("thread", "missing_warp_barrier", "data race"),
+        ("thread", "missing_second_warp_barrier", "data race"),
+    ],
+)
+def test_sanitizers_find_planted_faults(sanitizer, kernel, report):
+    """In the lucky order too, in which the results are right."""
+    call = ("monarch_emulator_selftest", kernel, {"x": np.zeros((3, 256), np.float32), "outputs": ["y"]})
+    done = replay.run_sanitized([call], sanitizer, ("forward", 0))
+    assert done.returncode != 0
+    assert re.search(report, done.stderr.decode())
+    assert b"selftest.cpp" in done.stderr

@@ -1,0 +1,225 @@
+"""The long convolution on tensor cores, run on the CPU by the emulator of tests/emulator, under several schedules.
+
+Its tolerance is a number: the arithmetic is half precision in parts, and no other implementation rounds in the same
+places. Every row is held to it by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+
+import pytest
+import torch
+from emulator.driver import Emulator, dtype_name
+from emulator.samples import (
+    CASES,
+    channels_for,
+    double,
+    make_mixer,
+    make_rows,
+    make_spectrum,
+    make_taps,
+    random,
+)
+from tolerance import relative_error
+from torch import Tensor
+
+from monarch_ops import reference
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
+
+# One length per kind of tile, with the tile's head, parts and whether it has a level. 253 and 4093 are lengths at which
+# the rows lie at multiples of 16 bytes.
+NODES_BELOW_HEAD = {
+    253: (1, 1, False),
+    512: (2, 1, False),
+    700: (3, 1, False),
+    1000: (4, 1, False),
+    1277: (5, 1, False),
+    1500: (6, 1, False),
+    2045: (8, 1, False),
+    2500: (10, 1, False),
+    3001: (12, 1, False),
+    5000: (20, 1, False),
+    6144: (24, 1, False),
+}
+LEVEL_AT_ROOT = {4093: (1, 1, True), 4096: (1, 1, True), 8189: (1, 2, True), 7000: (1, 2, True)}
+LEVEL_BELOW_HEAD = {
+    12001: (3, 1, True),
+    16384: (4, 1, True),
+    20000: (5, 1, True),
+    24573: (6, 1, True),
+    32765: (8, 1, True),
+}
+TILES = NODES_BELOW_HEAD | LEVEL_AT_ROOT | LEVEL_BELOW_HEAD
+DTYPES = (torch.bfloat16, torch.float16)
+
+over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+
+# Relative L2 errors: of the arithmetic, for filters that decay over a row, and of rounding results.
+ARITHMETIC_ERROR = 4.1e-4
+ROUNDING_ERROR = {torch.float16: 2.1e-4, torch.bfloat16: 1.67e-3}
+# Filters that do not decay, and cyclic ones: the transform computes the product modulo x^n + i, and as much of it as is
+# asked for has gone into the imaginary part.
+HALF_OF_IT = math.sqrt(2)
+
+
+def check(got: Tensor, exact: Tensor, factor: float = 1) -> None:
+    """All rows together are right, each of them is nearly as good, and the check would notice if they were not."""
+    assert got.shape == exact.shape
+    limit = 1.03 * factor * math.hypot(ROUNDING_ERROR[got.dtype], ARITHMETIC_ERROR)
+    assert relative_error(got, exact) <= limit
+    for ours, oracle in zip(got.flatten(0, -2), exact.flatten(0, -2), strict=True):
+        assert relative_error(ours, oracle) <= 1.5 * limit
+        if oracle.any():
+            assert relative_error(torch.zeros_like(oracle), oracle) > 1.5 * limit
+            assert relative_error(oracle.roll(1), oracle) > 1.5 * limit
+
+
+def conv(emulator: Emulator, rows: dict, spectrum: Tensor, **machine) -> Tensor:
+    return emulator("conv", ["y"], rows["u"].dtype, **rows, spectrum=spectrum, tensor_cores=True, **machine)["y"]
+
+
+def reference_conv(rows: dict, taps: dict) -> Tensor:
+    return reference.fft_conv(**double(rows), **double(taps), method="fft")
+
+
+def test_lengths_reach_every_tile(emulator):
+    found = {n: emulator.module.plan(seqlen=n)["matrix_tile"] for n in TILES}
+    assert {n: (t["head"], t["parts"], t["level"]) for n, t in found.items()} == TILES
+    for outside in (192, 300, 32769):  # transforms of 192 and 384 points have one pass of 16; longer rows do not fit
+        assert emulator.module.plan(seqlen=outside)["matrix_tile"] is None
+
+
+def test_rows_of_16_bits_that_fit_run_on_tensor_cores(emulator):
+    def engine(seqlen: int, dtype: torch.dtype, **options) -> str:
+        return emulator.module.plan(seqlen=seqlen, dtype=dtype_name(dtype), **options)["engine"]
+
+    for dtype in DTYPES:
+        assert {engine(n, dtype) for n in (193, 256, 385, *TILES, 32768)} == {"tensor_cores"}
+        assert {engine(n, dtype) for n in (1, 192, 300, 32769)} == {"cuda"}
+        assert engine(4096, dtype, precise=True) == "cuda"
+    assert engine(4096, torch.float32) == "cuda"
+
+
+@pytest.mark.parametrize("seqlen", NODES_BELOW_HEAD | LEVEL_AT_ROOT)
+@pytest.mark.parametrize("case", CASES)
+@over_dtypes
+def test_conv(emulator, seqlen, case, dtype):
+    for decay, factor in ((5, HALF_OF_IT if case == "circular" else 1), (0, HALF_OF_IT)):
+        rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen, decay)
+        got = conv(emulator, rows, make_spectrum(emulator, seqlen, taps, {}))
+        check(got, reference_conv(rows, taps), factor)
+
+
+@pytest.mark.parametrize("seqlen", LEVEL_BELOW_HEAD)
+@over_dtypes
+def test_conv_of_long_rows(emulator, seqlen, dtype):
+    rows, taps = make_rows("two-sided", seqlen, dtype), make_taps("two-sided", seqlen, 5)
+    got = conv(emulator, rows, make_spectrum(emulator, seqlen, taps, {}))
+    check(got, reference_conv(rows, taps))
+
+
+@over_dtypes
+def test_filter_prepared_for_longer_rows(emulator, dtype):
+    rows, taps = make_rows("two-sided", 700, dtype), make_taps("two-sided", 700, 5)
+    got = conv(emulator, rows, make_spectrum(emulator, 4000, taps, {}), prepared=4000)
+    check(got, reference_conv(rows, taps))
+
+
+@pytest.mark.parametrize("seqlen", [253, 1000, 4093])
+def test_rows_do_not_depend_on_their_neighbours(emulator, seqlen):
+    """However many rows a block takes side by side, and with whichever, the bits of a result are the same."""
+    channels, batch = channels_for(seqlen), 40
+    u, taps = random(batch, channels, seqlen, dtype=torch.float16), make_taps("causal", seqlen, 5)
+    spectrum = make_spectrum(emulator, seqlen, taps, {})
+    assert emulator.module.plan(seqlen=seqlen, rows=batch * channels)["matrix_tile"]["rows"] > 1
+    together = conv(emulator, {"u": u}, spectrum)
+    check(together, reference_conv({"u": u}, taps))
+    few = {"shared_memory": (24 if seqlen < 4000 else 60) << 10}
+    assert emulator.module.plan(seqlen=seqlen, rows=batch * channels, **few)["matrix_tile"]["rows"] < 8192 // seqlen
+    assert torch.equal(conv(emulator, {"u": u}, spectrum, **few), together)
+    assert torch.equal(conv(emulator, {"u": u[7:8]}, spectrum), together[7:8])
+
+
+@pytest.mark.parametrize("seqlen", [700, 4096, 8192, 16384])
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e6])
+@pytest.mark.parametrize("size_of_filter", [1e-6, 1, 1e6])
+def test_scales(emulator, seqlen, scale, size_of_filter):
+    """Inputs and filters of any size."""
+    taps = make_taps("causal", seqlen, 5)
+    taps["k"] *= size_of_filter
+    u = random(1, len(taps["k"]), seqlen) * scale
+    rows = {"u": u.bfloat16()}
+    check(conv(emulator, rows, make_spectrum(emulator, seqlen, taps, {})), reference_conv(rows, taps))
+
+
+@pytest.mark.parametrize("seqlen", [700, 4096, 8192, 16384])
+def test_products_out_of_range(emulator, seqlen):
+    """Gated rows and filters that float16 has no numbers for, and results that it has."""
+    taps = make_taps("causal", seqlen, 5)
+    taps["k"] *= 1e-8
+    rows = {name: (random(1, len(taps["k"]), seqlen) * 1e4).half() for name in ("u", "pre_gate")}
+    check(conv(emulator, rows, make_spectrum(emulator, seqlen, taps, {})), reference_conv(rows, taps))
+
+
+@pytest.mark.parametrize("seqlen", [700, 4096, 8192, 16384])
+@pytest.mark.parametrize("name", ["one tap", "low-pass", "mean", "resonance"])
+@over_dtypes
+def test_filters(emulator, seqlen, name, dtype):
+    """Spectra with all their energy in a few bins, or spread evenly."""
+    t = torch.arange(seqlen, dtype=torch.float64)
+    k = {
+        "one tap": (t == seqlen // 3).double(),
+        "low-pass": torch.exp(-((t - 40) ** 2) / 200),
+        "mean": torch.full((seqlen,), 1 / seqlen, dtype=torch.float64),
+        "resonance": torch.cos(0.7 * t) * torch.exp(-t / seqlen),
+    }[name]
+    rows, taps = {"u": random(8, 1, seqlen, dtype=dtype)}, {"k": k.float()[None]}
+    got, exact = conv(emulator, rows, make_spectrum(emulator, seqlen, taps, {})), reference_conv(rows, taps)
+    check(got, exact, 3 if name == "mean" else HALF_OF_IT)  # the error of one bin is a matter of luck
+
+
+@pytest.mark.parametrize("seqlen", [253, 4096, 8189, 12001])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_stays_in_its_row(emulator, seqlen, bad):
+    u = random(3, 3, seqlen, dtype=torch.bfloat16)
+    spectrum = make_spectrum(emulator, seqlen, {"k": random(3, seqlen)}, {})
+    expected = conv(emulator, {"u": u}, spectrum)
+    u[1, 2, seqlen // 2] = bad
+    got = conv(emulator, {"u": u}, spectrum)
+    assert not got[1, 2].isfinite().any()
+    clean = torch.ones(3, 3, dtype=torch.bool)
+    clean[1, 2] = False
+    assert torch.equal(got[clean], expected[clean])
+
+
+@pytest.mark.parametrize("seqlen", [253, 4096, 8189, 12001])
+def test_nothing_gives_nothing(emulator, seqlen):
+    """Rows and filters of zeros, which no power of two scales to 1."""
+    u, k = random(2, 2, seqlen, dtype=torch.float16), random(2, seqlen)
+    u[0, 0], k[1] = 0, 0
+    got = conv(emulator, {"u": u}, make_spectrum(emulator, seqlen, {"k": k}, {}))
+    assert not got[0, 0].any()
+    assert not got[:, 1].any()
+    assert got[1, 0].any()
+
+
+@pytest.mark.parametrize("seqlen", [253, 700, 4096, 8189, 12001])
+@over_dtypes
+@pytest.mark.parametrize(("bias", "residual", "with_lengths"), [(True, True, True), (False, False, False)])
+def test_mixer(emulator, seqlen, dtype, bias, residual, with_lengths):
+    case, filters = make_mixer(seqlen, dtype, bias, residual, with_lengths, decay=5)
+    wide = {name: None if taps is None else double(taps) for name, taps in filters.items()}
+    exact = reference.m2_mixer(**double(case), **wide, method="fft")
+    spectra = [None if taps is None else make_spectrum(emulator, seqlen, taps, {}) for taps in filters.values()]
+    got = emulator("mixer", ["y"], dtype, **case, spectrum=spectra[0], residual_spectrum=spectra[1], tensor_cores=True)
+    check(got["y"], exact)
+
+
+def test_bad_length_traps(emulator):
+    lengths, rows = torch.tensor([500, 501, 0]), random(3, 2, 500, dtype=torch.float16)
+    spectrum = make_spectrum(emulator, 500, {"k": random(2, 500)}, {})
+    with pytest.raises(RuntimeError, match=r"__trap: thread \d+ of block \d+ at fft_rows.cuh:\d+"):
+        conv(emulator, {"u": rows, "lengths": lengths}, spectrum)

@@ -37,10 +37,11 @@ class Case:
             out[name] = value.to(dtype)
         return out
 
-    def extra(self) -> dict:
+    def extra(self, tensors: dict[str, Tensor]) -> dict:
+        """The options, for calls with these tensors."""
         options = dict(self.options)
         if "lengths" in options:
-            options["lengths"] = torch.tensor(options["lengths"])
+            options["lengths"] = torch.tensor(options["lengths"], device=next(iter(tensors.values())).device)
         return options
 
 
@@ -245,9 +246,21 @@ LARGE: list[Case] = [
 
 def call(case: Case, tensors: dict[str, Tensor], variant: str | None = None) -> Tensor:
     op = OPS[case.op]
-    extra = case.extra() if variant is None else {**case.extra(), "variant": variant}
-    return op.call(**tensors, **extra)
+    forced = {} if variant is None else {"variant": variant}
+    return op.call(**tensors, **case.extra(tensors), **forced)
 
 
 def call_reference(case: Case, tensors: dict[str, Tensor]) -> Tensor:
-    return OPS[case.op].reference(**tensors, **case.extra())
+    return OPS[case.op].reference(**tensors, **case.extra(tensors))
+
+
+def oracle(case: Case, tensors: dict[str, Tensor]) -> Tensor:
+    return call_reference(case, {name: t.double() for name, t in tensors.items()})
+
+
+def gradients(function: Callable[[dict], Tensor], tensors: dict[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+    """Of the sum of the function's result times the weight."""
+    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+    out = function(leaves)
+    grads = torch.autograd.grad(out, list(leaves.values()), weight.to(out.dtype))
+    return dict(zip(leaves, grads, strict=True))

@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--parity-dir", type=Path, help="folder of M2-BERT parity cases (default: ../shared/parity, else tests/data)"
     )
+    parser.addoption("--device", default="cuda", help="where tests/test_cuda.py runs: cuda, or cpu to try the tests")
 
 
 def pytest_configure() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import LARGE, OPS, SMALL, Case, call, call_reference
+from cases import LARGE, OPS, SMALL, Case, call, call_reference, gradients, oracle
 from tolerance import assert_matches, bound, relative_error
 
 import monarch_ops as mo
@@ -12,10 +12,6 @@ from monarch_ops import reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 VARIANTS = sorted({v["name"] for v in mo.variants() if v["available"] and v["device"] == "cpu"})
-
-
-def oracle(case: Case, tensors: dict) -> torch.Tensor:
-    return call_reference(case, {name: t.double() for name, t in tensors.items()})
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -31,13 +27,6 @@ def test_variant(case: Case, variant: str) -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         tensors = case.tensors(dtype)
         assert_matches(call(case, tensors, variant), oracle(case, tensors), call_reference(case, tensors))
-
-
-def gradients(function, tensors: dict, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
-    out = function(leaves)
-    grads = torch.autograd.grad(out, list(leaves.values()), weight.to(out.dtype))
-    return dict(zip(leaves, grads, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

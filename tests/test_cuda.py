@@ -1,0 +1,205 @@
+"""The ops on a GPU: values, gradients, streams, graphs. Without one everything here is skipped.
+
+``--device cpu`` runs on the CPU what does not need a GPU, which shows that these tests themselves are right.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import LARGE, OPS, SMALL, Case, call, call_reference, gradients, oracle
+from tolerance import assert_matches
+from torch import Tensor
+
+import monarch_ops as mo
+from monarch_ops import reference
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture(scope="module")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    chosen = torch.device(request.config.getoption("--device"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return chosen
+
+
+def move(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: t.to(device) for name, t in tensors.items()}
+
+
+def check(case: Case, tensors: dict[str, Tensor], got: Tensor) -> None:
+    assert_matches(got.cpu(), oracle(case, tensors), call_reference(case, tensors))
+
+
+@over_dtypes
+@pytest.mark.parametrize("case", SMALL + LARGE, ids=str)
+def test_value(case: Case, dtype: torch.dtype, device: torch.device) -> None:
+    tensors = case.tensors(dtype)
+    check(case, tensors, call(case, move(tensors, device)))
+
+
+@over_dtypes
+@pytest.mark.parametrize("case", [c for c in LARGE if OPS[c.op].family == "fft_conv"], ids=str)
+def test_every_engine(case: Case, dtype: torch.dtype, device: torch.device) -> None:
+    tensors = case.tensors(dtype)
+    rows = [v["name"] for v in mo.variants() if v["family"] == "fft_conv" and v["device"] == device.type]
+    for name in sorted(set(rows)):
+        try:
+            got = call(case, move(tensors, device), name)
+        except ValueError as refused:  # a row of the table that these tensors do not fit
+            if "'variant'" not in str(refused):
+                raise
+            continue
+        check(case, tensors, got)
+
+
+@over_dtypes
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_gradient(case: Case, dtype: torch.dtype, device: torch.device) -> None:
+    tensors = case.tensors(dtype)
+    weight = torch.randn_like(call(case, tensors)).double()
+    ours = gradients(lambda t: call(case, t), move(tensors, device), weight.to(device))
+    base = gradients(lambda t: call_reference(case, t), tensors, weight)
+    wide = gradients(lambda t: call_reference(case, t), {n: t.double() for n, t in tensors.items()}, weight)
+    for name in tensors:
+        assert_matches(ours[name].cpu(), wide[name], base[name], f"gradient of {name}")
+
+
+# One length for every kind of tile, then for the cuts in three launches.
+LENGTHS = (250, 500, 1000, 3000, 4096, 5000, 8192, 12000, 16384, 30000, 32768, 65536, 200000, 1 << 20, 1 << 22)
+
+
+@over_dtypes
+@pytest.mark.parametrize("seqlen", LENGTHS)
+def test_enough_rows_for_the_whole_machine(seqlen: int, dtype: torch.dtype, device: torch.device) -> None:
+    """More rows than there are blocks, gated, with lengths; taps that decay, as those of a model do."""
+    channels = max(2, min(700, (1 << 21) // seqlen))
+    u, gate = (torch.randn(3, channels, seqlen).to(dtype) for _ in range(2))
+    k = torch.randn(channels, seqlen) * torch.exp(-5 * torch.arange(seqlen) / seqlen) / seqlen**0.5
+    options = {"lengths": torch.tensor([seqlen, seqlen // 3, 0]), "skip": torch.randn(channels)}
+    rows = {"u": u, "pre_gate": gate, "post_gate": gate.flip(1).contiguous()}
+    got = mo.fft_conv(**move(rows, device), k=k.to(device), **move(options, device))
+    exact = reference.fft_conv(**{n: t.double() for n, t in rows.items()}, k=k.double(), **options, method="fft")
+    assert_matches(got.cpu(), exact, reference.fft_conv(**rows, k=k, **options))
+    precise = mo.fft_conv(**move(rows, device), k=k.to(device), **move(options, device), precision="precise")
+    assert_matches(precise.cpu(), exact, reference.fft_conv(**rows, k=k, **options))
+
+
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_strides(case: Case, device: torch.device) -> None:
+    tensors = case.tensors(torch.float32)
+    turned = {n: t.to(device).transpose(0, -1).contiguous().transpose(0, -1) for n, t in tensors.items()}
+    check(case, tensors, call(case, turned))
+    sliced = {n: t.to(device).repeat_interleave(2, -1)[..., ::2] for n, t in tensors.items()}
+    check(case, tensors, call(case, sliced))
+
+
+@over_dtypes
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_results_are_the_same_every_time(case: Case, dtype: torch.dtype, device: torch.device) -> None:
+    tensors = move(case.tensors(dtype), device)
+    weight = torch.randn_like(call(case, tensors))
+    first, second = (gradients(lambda t: call(case, t), tensors, weight) for _ in range(2))
+    for name in tensors:
+        assert torch.equal(first[name], second[name]), name
+
+
+ROWS = [c for c in LARGE if c.label in ("L1024", "two-sided-L640", "mixer-512", "L257-silu", "m2bert", "n64")]
+
+
+@needs_a_gpu
+@over_dtypes
+@pytest.mark.parametrize("case", ROWS, ids=str)
+def test_runs_on_the_current_stream(case: Case, dtype: torch.dtype) -> None:
+    """Inputs that are still being made on it when the op is called; and the host waits for nothing."""
+    tensors = move(case.tensors(dtype), torch.device("cuda"))
+    options = case.extra(tensors)
+    expected = call(case, tensors)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # cycles: some 50 ms
+        late = {name: t.clone() for name, t in tensors.items()}
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = OPS[case.op].call(**late, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert not stream.query()
+    torch.cuda.synchronize()
+    assert torch.equal(got, expected)
+
+
+@needs_a_gpu
+@over_dtypes
+@pytest.mark.parametrize("case", ROWS, ids=str)
+def test_cuda_graphs(case: Case, dtype: torch.dtype) -> None:
+    """A captured call, forward and backward, computes anew when it is replayed."""
+    tensors = move(case.tensors(dtype), torch.device("cuda"))
+    options, weight = case.extra(tensors), torch.randn_like(call(case, tensors))
+
+    def step() -> dict[str, Tensor]:
+        return gradients(lambda t: OPS[case.op].call(**t, **options), tensors, weight)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for name, t in case.tensors(dtype, seed=1).items():
+        tensors[name].copy_(t)
+    graph.replay()
+    expected = step()
+    for name in tensors:
+        assert torch.equal(captured[name], expected[name]), name
+
+
+@needs_a_gpu
+def test_workspace_is_torchs() -> None:
+    """A row of 4,194,304 points does not fit into a block; where it is kept, the allocator knows."""
+    u, k = torch.randn(1, 2, 1 << 22, device="cuda"), torch.randn(2, 1 << 22, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    free = torch.cuda.mem_get_info()[0]
+    y = mo.fft_conv(u, k)
+    assert torch.cuda.max_memory_allocated() - before > y.nbytes
+    del y
+    torch.cuda.empty_cache()
+    assert torch.cuda.mem_get_info()[0] >= free - (64 << 20)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("case", ROWS, ids=str)
+def test_other_devices(case: Case) -> None:
+    tensors = case.tensors(torch.bfloat16)
+    other = torch.device("cuda", torch.cuda.device_count() - 1)
+    got = call(case, move(tensors, other))
+    assert got.device == other
+    assert torch.cuda.current_device() == 0
+    check(case, tensors, got)
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("bad", [-1, 101])
+def test_a_bad_length_stops_the_kernel(bad: int) -> None:
+    """In a process of its own: nothing on the device can be used after it."""
+    program = (
+        "import torch, monarch_ops as mo\n"
+        f"lengths = torch.tensor([{bad}], device='cuda')\n"
+        "mo.fft_conv(torch.ones(1, 1, 100, device='cuda'), torch.ones(1, 100, device='cuda'), lengths=lengths)\n"
+        "torch.cuda.synchronize()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "CUDA error" in done.stderr

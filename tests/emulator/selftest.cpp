@@ -155,15 +155,52 @@ struct Square : Row {
   }
 };
 
-MONARCH_KERNEL void square(RowsArgs a) {
+// What each kernel does with the operands of the right one.
+template <class F>
+void square_by(RowsArgs a, F multiply, int operand_offset = 0) {
   Square s(a);
   if (s.tid >= 32) return;
   s.round();
   __syncwarp();
   uint32_t b[4];
-  load_matrices(s.operand(), b);
-  s.multiply(s.left(), b);
+  load_matrices(s.operand() + operand_offset, b);
+  multiply(s, s.left(), b);
   s.store();
+}
+constexpr auto kRight = [](Square& s, const Fragment& f, const uint32_t (&b)[4]) { s.multiply(f, b); };
+
+MONARCH_KERNEL void square(RowsArgs a) { square_by(a, kRight); }
+
+MONARCH_KERNEL void wrong_fragment(RowsArgs a) {
+  square_by(
+      a, [](Square& s, const Fragment& f, const uint32_t (&b)[4]) { s.multiply({f.w[0], f.w[2], f.w[1], f.w[3]}, b); });
+}
+
+// Its operands are those of the matrix one word further.
+MONARCH_KERNEL void fragment_off_by_one(RowsArgs a) {
+  square_by(a, [](Square& s, const Fragment& f, const uint32_t (&b)[4]) { s.multiply(f, {b[1], b[2], b[3], b[0]}); });
+}
+
+MONARCH_KERNEL void matrix_after_shared(RowsArgs a) { square_by(a, kRight, 33); }
+
+// Other lanes still read what this one overwrites.
+MONARCH_KERNEL void missing_second_warp_barrier(RowsArgs a) {
+  square_by(a, [](Square& s, const Fragment& f, const uint32_t (&b)[4]) {
+    s.multiply(f, b);
+    const uint32_t other = s.halves[s.lane ^ 1].w[0];
+    s.halves[s.lane].w[0] = 0;
+    s.d[0][0] += 0.f * unpack(other).low + (other ? 0.f : 1.f);
+  });
+}
+
+MONARCH_KERNEL void lanes_apart(RowsArgs a) {
+  square_by(a, [](Square& s, const Fragment& f, const uint32_t (&b)[4]) {
+    if (s.g < 4) {
+      s.multiply(f, b);
+    } else {
+      mma(s.d[0], f, b[0], b[1]);
+    }
+  });
 }
 
 MONARCH_KERNEL void missing_warp_barrier(RowsArgs a) {
@@ -176,88 +213,16 @@ MONARCH_KERNEL void missing_warp_barrier(RowsArgs a) {
   s.store();
 }
 
-// Its second half reads what lanes that are ahead have overwritten.
-MONARCH_KERNEL void missing_second_warp_barrier(RowsArgs a) {
-  Square s(a);
-  if (s.tid >= 32) return;
-  s.round();
-  __syncwarp();
-  uint32_t b[4];
-  load_matrices(s.operand(), b);
-  s.multiply(s.left(), b);
-  const uint32_t other = s.halves[s.lane ^ 1].w[0];
-  s.halves[s.lane].w[0] = 0;
-  s.d[0][0] += 0.f * unpack(other).low + (other ? 0.f : 1.f);
-  s.store();
-}
-
-MONARCH_KERNEL void wrong_fragment(RowsArgs a) {
-  Square s(a);
-  if (s.tid >= 32) return;
-  s.round();
-  __syncwarp();
-  uint32_t b[4];
-  load_matrices(s.operand(), b);
-  const Fragment f = s.left();
-  s.multiply({f.w[0], f.w[2], f.w[1], f.w[3]}, b);
-  s.store();
-}
-
-// Its operands are those of the matrix one word further.
-MONARCH_KERNEL void fragment_off_by_one(RowsArgs a) {
-  Square s(a);
-  if (s.tid >= 32) return;
-  s.round();
-  __syncwarp();
-  uint32_t b[4];
-  load_matrices(s.operand(), b);
-  s.multiply(s.left(), {b[1], b[2], b[3], b[0]});
-  s.store();
-}
-
 MONARCH_KERNEL void misaligned_matrix(RowsArgs a) {
-  Square s(a);
-  if (s.tid >= 32) return;
-  s.round();
-  __syncwarp();
+  const Square s(a);
   uint32_t b[4];
   load_matrices(reinterpret_cast<const Quad*>(&s.operand()->w[1]), b);
-  s.multiply(s.left(), b);
-  s.store();
-}
-
-MONARCH_KERNEL void matrix_after_shared(RowsArgs a) {
-  Square s(a);
-  if (s.tid >= 32) return;
-  s.round();
-  __syncwarp();
-  uint32_t b[4];
-  load_matrices(s.operand() + 33, b);
-  s.multiply(s.left(), b);
-  s.store();
 }
 
 MONARCH_KERNEL void half_a_warp(RowsArgs a) {
-  Square s(a);
+  const Square s(a);
   if (s.tid >= 16) return;
-  s.round();
   __syncwarp();
-  s.store();
-}
-
-MONARCH_KERNEL void lanes_apart(RowsArgs a) {
-  Square s(a);
-  if (s.tid >= 32) return;
-  s.round();
-  __syncwarp();
-  uint32_t b[4];
-  load_matrices(s.operand(), b);
-  if (s.g < 4) {
-    s.multiply(s.left(), b);
-  } else {
-    mma(s.d[0], s.left(), b[0], b[1]);
-  }
-  s.store();
 }
 
 MONARCH_KERNEL void greatest(RowsArgs a) {

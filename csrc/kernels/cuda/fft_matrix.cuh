@@ -148,26 +148,37 @@ MONARCH_DEVICE void for_parts(const StagedRows& s, const Fragment* matrix, F f) 
   for (int low = 0; low < 2; ++low) f(matrix[64 * low + s.at.lane], matrix[64 * low + 32 + s.at.lane]);
 }
 
+// To the 16 nodes from `first` on: words(r, t, word of plane 0, word of plane 1) of columns 8 q + 2 t and the next.
+template <class F>
+MONARCH_DEVICE void store_columns(const StagedRows& s, int row, int first, F words) {
+  const int place = s.place(row, first + s.at.g, s.columns(), s.at.q);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    Quad x, y;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) words(r, t, x.w[t], y.w[t]);
+    s.plane(0)[place + 8 * r * kNodeQuads] = x, s.plane(1)[place + 8 * r * kNodeQuads] = y;
+  }
+}
+
 // The sums, twisted to the nodes' own transforms by twiddle(r, t), to the 16 nodes from `first` on.
 template <bool Real, class F>
 MONARCH_DEVICE void store_level(const StagedRows& s, const LevelSums& x, int row, int first, F twiddle) {
-  const int place = s.place(row, first + s.at.g, s.columns(), Real ? s.at.q : 0);
+  const auto twisted = [&](int r, int t, uint32_t& re, uint32_t& im) {
+    const BinPair w = twiddle(r, t);
+    const Bin a = mul(Bin{x.re[t][2 * r], x.im[t][2 * r]}, w.first);
+    const Bin b = mul(Bin{x.re[t][2 * r + 1], x.im[t][2 * r + 1]}, w.second);
+    re = pack(a.re, b.re), im = pack(a.im, b.im);
+  };
+  if (Real) return store_columns(s, row, first, twisted);
+  const int place = s.place(row, first + s.at.g, s.columns(), 0);
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    Quad re, im;
+  for (int r = 0; r < 2; ++r)
 #pragma unroll
     for (int t = 0; t < 4; ++t) {
-      const BinPair w = twiddle(r, t);
-      const Bin a = mul(Bin{x.re[t][2 * r], x.im[t][2 * r]}, w.first);
-      const Bin b = mul(Bin{x.re[t][2 * r + 1], x.im[t][2 * r + 1]}, w.second);
-      re.w[t] = pack(a.re, b.re), im.w[t] = pack(a.im, b.im);
-      if (Real) continue;
       const int word = ((place ^ t) + 8 * r * kNodeQuads) * kQuadWords + s.at.q;
-      s.words(0)[word] = re.w[t], s.words(1)[word] = im.w[t];
+      twisted(r, t, s.words(0)[word], s.words(1)[word]);
     }
-    if (!Real) continue;
-    s.plane(0)[place + 8 * r * kNodeQuads] = re, s.plane(1)[place + 8 * r * kNodeQuads] = im;
-  }
 }
 
 // From real rows in `Parts` parts of 16 nodes to as many groups of 16 nodes. With one part, rows share what is the same
@@ -234,60 +245,46 @@ MONARCH_DEVICE void level_inverse_real(RowsInUse use) {
             mma(x[t], a_im, b[group].im[2 * t], b[group].im[2 * t + 1]);
           }
         });
-      const int first = s.place(row, 16 * part + s.at.g, s.columns(), s.at.q);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int place = first + 8 * r * kNodeQuads;
-        Quad even, odd;
-#pragma unroll
-        for (int t = 0; t < 4; ++t) even.w[t] = bits_of(x[t][2 * r]), odd.w[t] = bits_of(x[t][2 * r + 1]);
-        s.plane(0)[place] = even, s.plane(1)[place] = odd;
-      }
+      store_columns(s, row, 16 * part, [&](int r, int t, uint32_t& even, uint32_t& odd) {
+        even = bits_of(x[t][2 * r]), odd = bits_of(x[t][2 * r + 1]);
+      });
     }
   });
 }
 
-// The level below a head, of complex numbers.
-MONARCH_DEVICE void level_forward(RowsInUse use) {
-  const StagedRows s(use);
-  for_columns(s, s.tile.head, [&](int child) {  // of the only row
+// The level below a head, of complex numbers: calls store(sums, first node) for the 16 nodes of each child of the only
+// row. The way back's matrices lie behind the others.
+template <bool Inverse, class F>
+MONARCH_DEVICE void level_below_head(const StagedRows& s, F store) {
+  for_columns(s, s.tile.head, [&](int child) {
     Columns b;
     b.load(s, 0, 16 * child);
     __syncwarp();
     LevelSums x;
-    for_parts(s, s.level_matrices(child), [&](const Fragment& a_re, const Fragment& a_im) {
+    for_parts(s, s.level_matrices(child) + (Inverse ? 128 : 0), [&](const Fragment& a_re, const Fragment& a_im) {
       const ComplexFragment a(a_re, a_im);
 #pragma unroll
-      for (int t = 0; t < 4; ++t) multiply<false>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);
+      for (int t = 0; t < 4; ++t) multiply<Inverse>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);
     });
-    store_level<false>(s, x, 0, 16 * child, [&](int r, int t) {
-      return s.factored_twiddle(16 * child + s.at.g + 8 * r, 16 * s.columns() + 4 * t + s.at.q);
+    store(x, 16 * child);
+  });
+}
+
+MONARCH_DEVICE void level_forward(RowsInUse use) {
+  const StagedRows s(use);
+  level_below_head<false>(s, [&](const LevelSums& x, int first) {
+    store_level<false>(s, x, 0, first, [&](int r, int t) {
+      return s.factored_twiddle(first + s.at.g + 8 * r, 16 * s.columns() + 4 * t + s.at.q);
     });
   });
 }
 
 MONARCH_DEVICE void level_inverse(RowsInUse use) {
   const StagedRows s(use);
-  for_columns(s, s.tile.head, [&](int child) {  // of the only row
-    Columns b;
-    b.load(s, 0, 16 * child);
-    __syncwarp();
-    LevelSums x;
-    for_parts(s, s.level_matrices(child) + 128, [&](const Fragment& a_re, const Fragment& a_im) {
-      const ComplexFragment a(a_re, a_im);
-#pragma unroll
-      for (int t = 0; t < 4; ++t) multiply<true>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);
+  level_below_head<true>(s, [&](const LevelSums& x, int first) {
+    store_columns(s, 0, first, [&](int r, int t, uint32_t& re, uint32_t& im) {
+      re = pack(x.re[t][2 * r], x.re[t][2 * r + 1]), im = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
     });
-    const int first = s.place(0, 16 * child + s.at.g, s.columns(), s.at.q);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int place = first + 8 * r * kNodeQuads;
-      Quad re, im;
-#pragma unroll
-      for (int t = 0; t < 4; ++t)
-        re.w[t] = pack(x.re[t][2 * r], x.re[t][2 * r + 1]), im.w[t] = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
-      s.plane(0)[place] = re, s.plane(1)[place] = im;
-    }
   });
 }
 

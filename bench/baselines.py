@@ -40,13 +40,6 @@ def separate_ops_mlp(
     return F.layer_norm(y + residual, (y.shape[-1],), weight, bias, eps)
 
 
-def dense_product(positions: int, multiplications: int, device: torch.device) -> Callable[[], Tensor]:
-    """One dense product of so many multiplications, `positions` rows of 768: what the BLAS needs for arithmetic."""
-    x = torch.randn(positions, 768, device=device)
-    w = torch.randn(multiplications // (positions * 768), 768, device=device)
-    return lambda: x @ w.T
-
-
 def two_sided_conv(x: Tensor, filter: HyenaFilter) -> Tensor:
     """Bidirectional convolution of (B, H, L) by real FFTs of twice the length; the filter is computed in every call."""
     L = x.shape[-1]

@@ -1,10 +1,7 @@
-"""Devices, and the comparison that every benchmark here makes."""
+"""Devices, what is measured first, and the comparison that every benchmark here makes."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +9,56 @@ from statistics import median, quantiles
 
 import pytest
 import torch
+from measure import DEVICES, block_seconds, ceilings, peak_mib
+from record import Record
 from torch import Tensor
 
-from monarch_ops import _C
-
-DEVICES = ["cpu", "cuda"] if _C.cuda_devices() else ["cpu"]
-ROWS: list[dict] = []  # what was measured
+# What matters most is measured first, and is there when time runs out.
+IMPORTANCE = (
+    "test_prepared_filter_and_gates",
+    "test_filter_in_every_call",
+    "test_backward",
+    "test_mlp",
+    "test_encoder",
+)
+MEASURED: list[dict] = []  # the rows of this run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also the rows that take minutes each")
     parser.addoption("--record", type=Path, help="JSON file for the rows, rewritten after each")
+    parser.addoption("--minutes", type=float, help="start no row after so many minutes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    minutes = config.getoption("--minutes")
+    config.stash[DEADLINE] = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    try:
+        config.stash[RECORD] = Record(config.getoption("--record"))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+DEADLINE, RECORD = pytest.StashKey[float](), pytest.StashKey[Record]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        name = item.originalname  # type: ignore[attr-defined]
+        return IMPORTANCE.index(name) if name in IMPORTANCE else len(IMPORTANCE)
+
+    items.sort(key=rank)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    record = item.config.stash[RECORD]
+    if item.name in {row["test"] for row in record.content["rows"]}:
+        pytest.skip("recorded before")
+    left_out = [name for name in record.content.get("left out", []) if name != item.name]
+    if time.monotonic() > item.config.stash[DEADLINE]:
+        record.update(**{"left out": [*left_out, item.name]})
+        pytest.skip("out of time")
+    record.update(**{"left out": left_out})
 
 
 @pytest.fixture(params=DEVICES)
@@ -31,42 +67,44 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-def _block(function: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Median seconds of a call, over calls that take about so long together."""
-    samples, end = [], time.perf_counter() + seconds
-    while not samples or time.perf_counter() < end:
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        samples.append(time.perf_counter() - start)
-    return median(samples)
+@pytest.fixture(scope="session")
+def ceilings_of(request: pytest.FixtureRequest) -> Callable[[torch.device], dict[str, float]]:
+    """Of a device, measured once in a run."""
+    record = request.config.stash[RECORD]
+    found: dict[str, dict[str, float]] = {}
+
+    def measured(device: torch.device) -> dict[str, float]:
+        if device.type not in found:
+            found[device.type] = ceilings(device)
+            record.update(ceilings=found)
+        return found[device.type]
+
+    return measured
 
 
-def _status_mib(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
+def share_of_floor(cost: dict, seconds: float, ceilings: dict[str, float]) -> tuple[float, str]:
+    """Which part of a time the device's ceilings explain, and which ceiling that is."""
+    memory, arithmetic = cost["bytes"] / ceilings["copy"], cost["flops"] / ceilings[cost.get("dtype", "float32")]
+    return max(memory, arithmetic) / seconds, "memory" if memory > arithmetic else "arithmetic"
 
 
-def _peak_mib(function: Callable[[], object], device: torch.device) -> float | None:
-    """MiB that a call needs at its peak beyond what is there before it, its result included."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+def fits(function: Callable[[], object]) -> bool:
+    """Whether a call finds enough memory on a GPU."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        before = _status_mib("VmRSS")
-    except OSError:  # not Linux, or not allowed
-        return None
-    function()
-    return max(0.0, _status_mib("VmHWM") - before)
+        function()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
 
 
 @pytest.fixture
-def compare(request: pytest.FixtureRequest, benchmark, device: torch.device) -> Callable[..., None]:
-    """compare(problem, ours, theirs, baseline): blocks in turns; a ratio per pair, errors, memory."""
+def compare(request: pytest.FixtureRequest, benchmark, device: torch.device, ceilings_of) -> Callable[..., None]:
+    """compare(problem, ours, theirs, baseline): blocks in turns; a ratio per pair, errors, memory, share of the floor.
+
+    ``exact`` may have the first rows of a batch only. ``cost`` has the bytes that must move and the operations that
+    must be done, and on a GPU the "dtype" whose dense products are the ceiling.
+    """
 
     def run(
         problem: str,
@@ -74,21 +112,37 @@ def compare(request: pytest.FixtureRequest, benchmark, device: torch.device) -> 
         theirs: Callable[[], object],
         baseline: str,
         exact: Tensor | None = None,
+        cost: dict | None = None,
         seconds: float = 0.15,
     ) -> None:
-        both = (ours, theirs)
-        errors = [] if exact is None else [((f() - exact).norm() / exact.norm()).item() for f in both]
-        peaks = [_peak_mib(f, device) for f in both]
-        once = max(_block(f, device, 0) for f in both)
+        ceiling, record = ceilings_of(device), request.config.stash[RECORD]
+        both = (ours, theirs) if fits(theirs) else (ours,)
+        errors = []
+        if exact is not None:
+            errors = [((f()[: len(exact)] - exact).norm() / exact.norm()).item() for f in both]
+        peaks = [peak_mib(f, device) for f in both]
+        once = max(block_seconds(f, device, 0) for f in both)
         pairs = 7 if once < 1 else 3 if once < 20 else 2
-        blocks = [(_block(ours, device, seconds), _block(theirs, device, seconds)) for _ in range(pairs)]
-        low, ratio, high = quantiles([their / our for our, their in blocks], n=4)
-        our_time, their_time = (median(times) for times in zip(*blocks, strict=True))
-        row = {"device": device.type, "problem": problem, "seconds": our_time, "baseline": baseline}
-        row |= {"baseline seconds": their_time, "ratio": ratio, "quartiles": [low, high]}
+        blocks = [tuple(block_seconds(f, device, seconds) for f in both) for _ in range(pairs)]
+        times = [median(block) for block in zip(*blocks, strict=True)]
+        row = {
+            "test": request.node.name,
+            "device": device.type,
+            "problem": problem,
+            "seconds": times[0],
+            "baseline": baseline,
+        }
+        if len(both) == 2:
+            low, ratio, high = quantiles([their / our for our, their in blocks], n=4)
+            row |= {"baseline seconds": times[1], "ratio": ratio, "quartiles": [low, high]}
+        else:
+            row["baseline"] += ": out of memory"
         row |= {"errors": errors, "peak MiB": [] if None in peaks else peaks}
-        ROWS.append(row)
-        _record(request.config)
+        if cost is not None:
+            share, limit = share_of_floor(cost, times[0], ceiling)
+            row |= {"bytes": cost["bytes"], "flops": cost["flops"], "share of floor": share, "limit": limit}
+        MEASURED.append(row)
+        record.update(rows=[*record.content["rows"], row])
         benchmark.group = f"{device.type} {problem}"
         benchmark.extra_info |= row
         benchmark.pedantic(ours, rounds=3 if once < 20 else 1)
@@ -96,42 +150,21 @@ def compare(request: pytest.FixtureRequest, benchmark, device: torch.device) -> 
     return run
 
 
-def _record(config: pytest.Config) -> None:
-    """Write what has been measured so far, whole at any moment."""
-    path = config.getoption("--record")
-    if path is None:
-        return
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    info = _C.build_info()
-    content = {
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip(),
-        "torch": torch.__version__,
-        "instruction set": info["cpu_isa"],
-        "gpu": torch.cuda.get_device_name() if "cuda" in DEVICES else None,
-        "threads": torch.get_num_threads(),
-        "malloc": os.environ.get("GLIBC_TUNABLES", "default"),
-        "rows": ROWS,
-    }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
-
-
 def _line(row: dict) -> str:
-    low, high = row["quartiles"]
-    spread = f"({low:.2f} .. {high:.2f})"
-    line = f"{row['device']}  {row['problem']:44} {row['seconds'] * 1e3:8.2f} ms  x{row['ratio']:5.2f} {spread:16} "
-    line += f"{row['baseline']:22}"
+    ratio = f"x{row['ratio']:5.2f} ({row['quartiles'][0]:.2f} .. {row['quartiles'][1]:.2f})" if "ratio" in row else ""
+    line = f"{row['device']}  {row['problem']:44} {row['seconds'] * 1e3:8.2f} ms  {ratio:23} {row['baseline']:22}"
+    if "limit" in row:
+        line += f"  {row['share of floor']:4.0%} of {row['limit']}"
     if row["peak MiB"]:
-        line += "  memory {:.0f}, theirs {:.0f} MiB".format(*row["peak MiB"])
+        line += "  peak " + ", theirs ".join(f"{peak:.0f} MiB" for peak in row["peak MiB"])
     if row["errors"]:
-        line += "  error {:.1e}, theirs {:.1e}".format(*row["errors"])
+        line += "  error " + ", theirs ".join(f"{error:.1e}" for error in row["errors"])
     return line
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if ROWS:
-        terminalreporter.section("our time, and how many times faster than the baseline: median (quartiles) of pairs")
-        for row in ROWS:
-            terminalreporter.line(_line(row))
+    if not MEASURED:
+        return
+    terminalreporter.section("our time, times faster than the baseline: median (quartiles), share of the floor")
+    for row in MEASURED:
+        terminalreporter.line(_line(row))

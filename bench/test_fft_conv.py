@@ -6,94 +6,122 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from baselines import dense_product
+from measure import DEVICES
 from torch import Tensor
 
 import monarch_ops as mo
 from monarch_ops import _C
 from monarch_ops.demo.speed import torch_fft_conv
 
-SHAPES = [
-    (8, 768, 128),
-    (4, 768, 1024),
-    (1, 768, 4096),
-    (1, 768, 8192),
-    (1, 768, 32768),
-    (1, 64, 262144),
-    (1, 8, 1048576),
-]
+Shape = tuple[int, int, int]
+SHAPES: dict[str, list[Shape]] = {
+    "cpu": [
+        (8, 768, 128),
+        (4, 768, 1024),
+        (1, 768, 4096),
+        (1, 768, 8192),
+        (1, 768, 32768),
+        (1, 64, 262144),
+        (1, 8, 1048576),
+    ],
+    "cuda": [
+        *((64, 768, 1 << n) for n in range(8, 16)),
+        (16, 768, 65536),
+        (4, 768, 262144),
+        (8, 48, 1048576),
+        (2, 48, 4194304),
+    ],
+}
+OWN_SHAPES = {"cpu": [(8, 768, 128), (1, 768, 4096), (1, 64, 262144)], "cuda": SHAPES["cuda"][2::3]}
 WIDEST = next(v["name"] for v in mo.variants() if v["available"] and v["device"] == "cpu")
-OWN_SHAPES = [(8, 768, 128), (1, 768, 4096), (1, 64, 262144)]
 
 
-def problem(shape: tuple[int, int, int], device: torch.device, count: int) -> list[Tensor]:
+def over(shapes: dict[str, list[Shape]]) -> pytest.MarkDecorator:
+    """Every device with its own shapes."""
+    pairs = [pytest.param(device, shape, id=f"{device}-{shape}") for device in DEVICES for shape in shapes[device]]
+    return pytest.mark.parametrize(("device", "shape"), pairs, indirect=["device"])
+
+
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """Of the rows that models have there."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def problem(shape: Shape, device: torch.device, count: int, dtype: torch.dtype) -> list[Tensor]:
     """`count` rows tensors, then taps and skip weight."""
     _, H, L = shape
-    rows = [torch.randn(shape, device=device) for _ in range(count)]
+    rows = [torch.randn(shape, device=device, dtype=dtype) for _ in range(count)]
     return [*rows, torch.randn(H, L, device=device) / L**0.5, torch.randn(H, device=device)]
 
 
+def exact(u: Tensor, k: Tensor, skip: Tensor, pre: Tensor | None = None, post: Tensor | None = None) -> Tensor:
+    """The first row of the batch in float64."""
+    x = u[:1].double() if pre is None else u[:1].double() * pre[:1].double()
+    y = torch_fft_conv(x, k.double(), skip.double())
+    return y if post is None else y * post[:1]
+
+
+def cost(shape: Shape, kind: str, gates: int, dtype: torch.dtype, device: torch.device) -> dict:
+    """Of `kind` "prepared", "from_taps" or "backward", as csrc/plan/cost.h counts it."""
+    name = str(dtype).removeprefix("torch.")
+    counted = _C.explain_fft_conv(*shape, gates=gates, dtype=name, device=device.type)[kind]
+    return counted | {"dtype": "float32" if device.type == "cpu" or dtype == torch.float32 else "float16"}
+
+
 def gated_torch_conv(u: Tensor, pre: Tensor, post: Tensor, spectrum: Tensor, skip: Tensor) -> Tensor:
-    """With the filter's real FFT of twice the length."""
+    """With the filter's real FFT of twice the length; in float32 whatever the rows are."""
     L, n = u.shape[-1], 2 * u.shape[-1]
-    x = u * pre
+    x = u.float() * pre.float()
     y = torch.fft.irfft(torch.fft.rfft(x, n=n) * spectrum, n=n)[..., :L]
-    return (y + x * skip[:, None]) * post
+    return ((y + x * skip[:, None]) * post.float()).to(u.dtype)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@over(SHAPES)
 def test_filter_in_every_call(compare, device, shape):
-    u, k, skip = problem(shape, device, 1)
-    exact = torch_fft_conv(u.double(), k.double(), skip.double())
+    dtype = usual_dtype(device)
+    u, k, skip = problem(shape, device, 1, dtype)
     compare(
         f"fft_conv {shape}",
         lambda: mo.fft_conv(u, k, skip=skip),
         lambda: torch_fft_conv(u, k, skip),
         "torch.fft",
-        exact,
+        exact(u, k, skip),
+        cost(shape, "from_taps", 0, dtype, device),
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+@over(SHAPES)
 def test_prepared_filter_and_gates(compare, device, shape, dtype):
-    u, pre, post, k, skip = problem(shape, device, 3)
-    u, pre, post = (x.to(dtype) for x in (u, pre, post))
+    u, pre, post, k, skip = problem(shape, device, 3, dtype)
     spectrum, ready = torch.fft.rfft(k, n=2 * shape[2]), mo.fft_filter(k, shape[2], skip=skip, dtype=dtype)
-    exact = torch_fft_conv(u.double() * pre.double(), k.double(), skip.double()) * post
     compare(
         f"fft_conv {shape} prepared, gated" + (" bf16" if dtype == torch.bfloat16 else ""),
         lambda: mo.fft_conv(u, ready, pre_gate=pre, post_gate=post),
-        lambda: gated_torch_conv(u.float(), pre.float(), post.float(), spectrum, skip).to(dtype),
+        lambda: gated_torch_conv(u, pre, post, spectrum, skip),
         "torch.fft, prepared",
-        exact,
-    )
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_prepared_filter_against_its_arithmetic(compare, device, shape):
-    """How near the convolution is to the time of as many multiplications and additions in a dense product."""
-    u, pre, post, k, skip = problem(shape, device, 3)
-    ready = mo.fft_filter(k, shape[2], skip=skip)
-    flops = _C.explain_fft_conv(*shape, gates=2, device=device.type)["flops"]
-    compare(
-        f"fft_conv {shape} prepared, gated",
-        lambda: mo.fft_conv(u, ready, pre_gate=pre, post_gate=post),
-        dense_product(768, int(flops / 2), device),
-        "x @ w, same FLOPs",
+        exact(u, k, skip, pre, post),
+        cost(shape, "prepared", 2, dtype, device),
     )
 
 
 @pytest.mark.parametrize("gates", [0, 2])
-@pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)
+@over({device: shapes[:-1] for device, shapes in SHAPES.items()})
 def test_backward(compare, device, shape, gates):
-    u, pre, post, k, skip = problem(shape, device, 3)
+    dtype = usual_dtype(device)
+    u, pre, post, k, skip = problem(shape, device, 3, dtype)
     inputs = [x.requires_grad_() for x in ((u, pre, post, k, skip) if gates else (u, k, skip))]
 
     def backward(forward: Callable[[], Tensor]) -> Callable[[], object]:
-        y = forward()
-        grad = torch.ones_like(y)
-        return lambda: torch.autograd.grad(y, inputs, grad, retain_graph=True)
+        made: list[Tensor] = []  # by the first call
+
+        def run() -> object:
+            if not made:
+                made.append(forward())
+                made.append(torch.ones_like(made[0]))
+            return torch.autograd.grad(made[0], inputs, made[1], retain_graph=True)
+
+        return run
 
     def theirs() -> Tensor:
         if not gates:
@@ -106,19 +134,21 @@ def test_backward(compare, device, shape, gates):
         backward(lambda: mo.fft_conv(u, k, skip=skip, **rows)),
         backward(theirs),
         "torch.fft and autograd",
+        cost=cost(shape, "backward", gates, dtype, device),
     )
 
 
-@pytest.mark.parametrize("shape", OWN_SHAPES, ids=str)
 @pytest.mark.parametrize("form", ["two-sided", "ragged", "avx2"])
+@over(OWN_SHAPES)
 def test_against_the_plain_form(compare, device, shape, form):
     """What other forms cost against the causal convolution of a power of two by the widest instruction set."""
     if form == "avx2" and not (device.type == "cpu" and WIDEST == "avx512"):
         pytest.skip("compares two instruction sets of the CPU")
-    u, k, skip = problem(shape, device, 1)
+    dtype = usual_dtype(device)
+    u, k, skip = problem(shape, device, 1, dtype)
     L = shape[2]
     short = 3 * L // 4 + 1  # needs the transform of L
-    v = torch.randn(*shape[:2], short, device=device)
+    v = torch.randn(*shape[:2], short, device=device, dtype=dtype)
     ours = {
         "two-sided": lambda: mo.fft_conv(u, k, k_rev=k, skip=skip),
         "ragged": lambda: mo.fft_conv(v, k, skip=skip),

@@ -47,6 +47,13 @@ py::list variants() {
   return out;
 }
 
+py::dict cost_dict(const Cost& cost) {
+  py::dict d;
+  d["bytes"] = cost.bytes;
+  d["flops"] = cost.flops;
+  return d;
+}
+
 py::dict explain_fft_conv(int64_t batch, int64_t channels, int64_t seqlen, int gates, const std::string& dtype,
                           const std::string& device, int device_index, bool precise, int64_t variant) {
   if (seqlen < 1) throw py::value_error("seqlen must be at least 1, got " + std::to_string(seqlen));
@@ -62,8 +69,9 @@ py::dict explain_fft_conv(int64_t batch, int64_t channels, int64_t seqlen, int g
   d["codelet_points"] = plan.tree.lanes * plan.tree.codelet_vectors;
   d["spectrum_scalars"] = plan.spectrum_scalars;
   d["batch_slices"] = plan.batch_slices;
-  d["bytes"] = plan.cost.bytes;
-  d["flops"] = plan.cost.flops;
+  d["prepared"] = cost_dict(plan.cost.prepared);
+  d["from_taps"] = cost_dict(plan.cost.from_taps);
+  d["backward"] = cost_dict(plan.cost.backward);
   return d;
 }
 

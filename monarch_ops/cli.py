@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,3 +82,38 @@ def demo(
         needed = "pip install --no-build-isolation 'monarch-ops[demo]'"
         raise typer.BadParameter(f"{error}; the demo needs: {needed}") from error
     Demo(DemoOptions(output, documents, steps, held_out, device, speed), Console()).run()
+
+
+@app.command()
+def bench(
+    report: Annotated[
+        bool, typer.Option("--report", help="Tests first; record the run; make docs/performance.md anew.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Start nothing after so many minutes (a report: 30).")
+    ] = None,
+    select: Annotated[str | None, typer.Option("-k", help="Which benchmarks, as for pytest: 'cpu and mlp'.")] = None,
+    record: Annotated[Path | None, typer.Option(help="JSON file for the rows (without --report).")] = None,
+    long: Annotated[bool, typer.Option("--long", help="Also the rows that take minutes each.")] = False,
+    source: Annotated[Path, typer.Option(help="A clone of the repository, which has the benchmarks.")] = Path("."),
+) -> None:
+    """Compare the speed of the ops and of M2-BERT with PyTorch's on this machine.
+
+    What matters most is measured first. A report says that it is correct before it says how fast it is; stopped at any
+    point, it keeps what it has, and goes on with the same sources where it was.
+    """
+    folder = (source / "bench").resolve()
+    if not (folder / "report.py").is_file():
+        raise typer.BadParameter(f"must be a clone of the repository, with bench/, got {source}", param_hint="--source")
+    if report and record is not None:
+        raise typer.BadParameter("belongs to a run without --report, which has its own file", param_hint="--record")
+    sys.path.insert(0, str(folder))
+    try:
+        runs = importlib.import_module("report")
+    except ImportError as error:
+        needed = "pip install --no-build-isolation 'monarch-ops[bench]'"
+        raise typer.BadParameter(f"{error}; the benchmarks need: {needed}") from error
+    options = ["--long"] if long else []
+    if report:
+        raise typer.Exit(runs.report(30.0 if minutes is None else minutes, select, options))
+    raise typer.Exit(runs.measure(minutes, select, None if record is None else record.resolve(), options))

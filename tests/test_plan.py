@@ -37,8 +37,20 @@ def test_batch_slices_depend_on_the_sizes_alone() -> None:
 
 def test_cost_counts_compulsory_traffic() -> None:
     plan = explain(8, 3, 1024, gates=2, dtype="bfloat16")
-    assert plan["bytes"] == 8 * 3 * 1024 * 2 * 4 + 3 * 2 * 1024 * 4
-    assert explain(8, 3, 1024)["flops"] > 8 * 3 * 1024 * 8 * 10
+    row, taps = 8 * 3 * 1024 * 2, 3 * 1024 * 4
+    assert plan["prepared"]["bytes"] == 4 * row + 2 * taps  # u, two gates, y; a spectrum of complex numbers
+    assert plan["from_taps"]["bytes"] == 4 * row + taps
+    assert plan["backward"]["bytes"] == 7 * row + 2 * taps  # u, gates, gradient, three gradients; taps and theirs
+
+
+def test_cost_counts_transforms() -> None:
+    transform = 4 * 1024 * 10 + 6 * 1024
+    without, with_gates = explain(8, 3, 1024), explain(8, 3, 1024, gates=2)
+    assert without["prepared"]["flops"] == 24 * (2 * transform + 6 * 1024)
+    assert without["from_taps"]["flops"] - without["prepared"]["flops"] == 3 * transform
+    assert with_gates["prepared"]["flops"] - without["prepared"]["flops"] == 24 * 2 * 1024
+    assert without["backward"]["flops"] == 24 * (3 * transform + 14 * 1024) + 6 * transform
+    assert with_gates["backward"]["flops"] - without["backward"]["flops"] == 24 * (transform + 12 * 1024)
 
 
 def test_the_planner_takes_the_first_row_that_runs() -> None:

@@ -78,8 +78,8 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
     for (int buffers : {1, 2})
       if (plan_tiles(plan.tree, buffers, rows, device).whole) plan.whole_buffers = buffers;
   }
-  plan.cost = fft_conv_cost(p.batch, p.channels, p.seqlen, scalar_bytes(p.request.io), p.gates, plan.tree.points,
-                            plan.spectrum_scalars * compute_bytes);
+  plan.cost = fft_conv_cost(p.batch, p.channels, p.seqlen, scalar_bytes(p.request.io), compute_bytes, p.gates,
+                            plan.tree.points);
   return plan;
 }
 

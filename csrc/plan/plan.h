@@ -63,7 +63,7 @@ struct FftConvPlan {
   int64_t channel_tile;      // CPU: channels whose prepared filters stay in cache together
   Workspace workspace;       // CUDA
   int whole_buffers;         // CUDA: so many rows fit into a thread block side by side: 0, 1 or 2
-  Cost cost;
+  FftConvCost cost;
 
   // Bytes of workspace for the kernels of registry.h; none on the CPU.
   int64_t filter_bytes() const { return parts(0, row_parts(1)); }

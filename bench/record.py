@@ -1,0 +1,102 @@
+"""Recorded runs: one JSON file each, under ``results/<device>/``, whole at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import DEVICES
+
+from monarch_ops import _C
+
+BENCH = Path(__file__).parent
+RESULTS = BENCH / "results"
+MALLOC = os.environ.get("GLIBC_TUNABLES", "default")
+
+
+def source_hash(device: str) -> str:
+    """Of the sources that decide what runs on "cpu" or "cuda": ``csrc/`` without the other device's kernels."""
+    root = BENCH.parent / "csrc"
+    other = root / "kernels" / ("cuda" if device == "cpu" else "cpu")
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.suffix != ".md" and other not in path.parents:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def device_name(device: str) -> str:
+    """For instance nvidia-h100-80gb-hbm3, or cpu-amd-epyc-avx512-2-cores."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        try:
+            text = Path("/proc/cpuinfo").read_text()
+            model = re.search(r"model name\s*: (.*)", text)
+        except OSError:
+            model = None
+        processor = model[1] if model else platform.processor() or platform.machine()
+        name = f"cpu {processor} {_C.build_info()['cpu_isa']} {torch.get_num_threads()} cores"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def commit() -> str:
+    """Of the working tree, "-dirty" when files changed other than what recorded runs and reports write."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=BENCH.parent)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results", ":!docs")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
+
+
+def new_path() -> Path:
+    """For a run on this machine, of these sources."""
+    allocator = "-tuned-malloc" if MALLOC != "default" else ""
+    return RESULTS / device_name(DEVICES[-1]) / f"{time.strftime('%Y-%m-%d')}-{commit()}{allocator}.json"
+
+
+class Record:
+    """A results file that is written anew after every change, or, without a path, none.
+
+    Goes on with a file that is there when it is of the same sources; raises ValueError when it is not.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {
+            "date": time.strftime("%Y-%m-%d"),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "commit": commit(),
+            "csrc": {device: source_hash(device) for device in DEVICES},
+            "torch": torch.__version__,
+            "instruction set": _C.build_info()["cpu_isa"],
+            "gpu": torch.cuda.get_device_name() if "cuda" in DEVICES else None,
+            "threads": torch.get_num_threads(),
+            "malloc": MALLOC,
+            "rows": [],
+        }
+        if path is not None and path.is_file():
+            before = json.loads(path.read_text())
+            for name in ("commit", "csrc", "malloc"):
+                if before.get(name) != self.content[name]:
+                    raise ValueError(f"{path} records a run of {name} {before.get(name)}, not {self.content[name]}")
+            self.content |= before
+
+    def update(self, **entries: Any) -> None:
+        self.content |= entries
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.content, indent=1) + "\n")
+        part.replace(self.path)

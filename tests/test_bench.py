@@ -1,0 +1,173 @@
+"""What makes benchmarks a record: files that stay whole, tables made of them, tests that come first."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = ("measure", "record", "tables", "report")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """The modules of bench/, which is no package, for one test."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    found = {name: importlib.import_module(name) for name in MODULES}
+    for name in MODULES:
+        monkeypatch.setitem(sys.modules, name, found[name])
+    return found
+
+
+@pytest.fixture
+def results(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place for recorded runs and for docs/."""
+    folder = tmp_path / "bench" / "results"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(bench["record"], "RESULTS", folder)
+    monkeypatch.setattr(bench["tables"], "RESULTS", folder)
+    monkeypatch.setattr(bench["tables"], "BENCH", tmp_path / "bench")
+    monkeypatch.setattr(bench["tables"], "DOCS", tmp_path / "docs")
+    return folder
+
+
+def row(problem: str, **entries: Any) -> dict[str, Any]:
+    plain = {"test": problem, "device": "cpu", "problem": problem, "seconds": 2e-3, "baseline": "torch.fft"}
+    plain |= {"baseline seconds": 8e-3, "ratio": 4.0, "quartiles": [3.9, 4.1], "errors": [1e-7, 2e-7]}
+    return plain | {"peak MiB": [3.0, 9.0]} | entries
+
+
+def test_a_record_is_whole_at_any_moment_and_goes_on(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    record, path = bench["record"].Record, tmp_path / "deep" / "run.json"
+    record(path).update(rows=[row("a")])
+    again = record(path)
+    again.update(rows=[*again.content["rows"], row("b")])
+    assert [r["problem"] for r in json.loads(path.read_text())["rows"]] == ["a", "b"]
+    assert list(path.parent.iterdir()) == [path]
+    for name, value in (("commit", "0000000"), ("csrc", {"cpu": "0"}), ("malloc", "other")):
+        path.write_text(json.dumps(again.content | {name: value}))
+        with pytest.raises(ValueError, match=f"a run of {name}"):
+            record(path)
+
+
+def test_the_hash_of_sources_is_the_device_s_own(bench, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(bench["record"], "BENCH", tmp_path / "bench")
+    hashed = bench["record"].source_hash
+    for folder in ("plan", "kernels/cpu", "kernels/cuda"):
+        (tmp_path / "csrc" / folder).mkdir(parents=True)
+    before = hashed("cpu"), hashed("cuda")
+    (tmp_path / "csrc" / "plan" / "README.md").write_text("text")
+    assert (hashed("cpu"), hashed("cuda")) == before
+    (tmp_path / "csrc" / "kernels" / "cuda" / "a.cuh").write_text("1")
+    assert hashed("cpu") == before[0]
+    assert hashed("cuda") != before[1]
+    (tmp_path / "csrc" / "plan" / "plan.h").write_text("1")
+    assert hashed("cpu") != before[0]
+
+
+def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType], results: Path) -> None:
+    def write(name: str, when: str, rows: list[dict[str, Any]], **entries: Any) -> None:
+        content = bench["record"].Record(None).content | {"time": when, "rows": rows} | entries
+        (results / "cpu-x" / name).write_text(json.dumps(content))
+
+    (results / "cpu-x").mkdir()
+    first, second = "fft_conv (4, 768, 1024)", "fft_conv (1, 768, 4096) prepared, gated"
+    measured = {"bytes": 1e7, "flops": 1e8, "share of floor": 0.83, "limit": "memory"}
+    ceilings = {"ceilings": {"cpu": {"copy": 28e9, "float32": 180e9}}}
+    write("b.json", "2026-01-01T10", [row(first, seconds=1.0), row(second)], csrc={"cpu": "0"}, **ceilings)
+    write("a.json", "2026-01-01T11", [row(first, **measured)], checks=[{"name": "values", "summary": "7 passed"}])
+    write("c.json", "2026-01-01T09", [row(first, seconds=3.0)], malloc="tuned")
+    (results / "cpu-x" / "demo.json").write_text('{"speed": []}')
+    (results / "empty").mkdir()
+    text = bench["tables"].write_tables().read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| fft_conv")]
+    assert [line.split(" | ")[:2] for line in lines] == [
+        [f"| {first}", "2"],
+        [f"| {second}", "2"],
+        [f"| {first}", "3e+03"],
+    ]
+    assert "4.0 (3.9, 4.1) | 83% (memory) | 5 | 50 | 1.0e-07, 2.0e-07 | 3, 9" in lines[0]
+    assert "results/cpu-x/a.json) |" in lines[0]
+    assert "results/cpu-x/b.json) old |" in lines[1]
+    assert "GLIBC_TUNABLES=tuned" in text
+    assert "* values: 7 passed" in text
+    assert (results.parent.parent / "docs" / "cpu-x.png").stat().st_size > 10_000
+    assert "## empty" not in text
+
+
+def test_curves_are_one_for_each_form_and_baseline(bench: dict[str, ModuleType]) -> None:
+    problems = ["fft_conv (8, 768, 128)", "fft_conv (4, 768, 1024)", "fft_conv (4, 768, 1024) backward, gated"]
+    data = [row(p) for p in problems] + [row("fft_conv (1, 2, 3) avx2", baseline="our plain form"), row("odd")]
+    unmeasured = row("fft_conv (1, 2, 4)")
+    del unmeasured["ratio"]
+    rows = [bench["tables"].Row(Path(), {}, d) for d in [*data, unmeasured]]
+    assert bench["tables"].curves(rows) == {
+        "fft_conv": {"torch.fft": [(128, 4.0), (1024, 4.0)], "backward, gated (torch.fft)": [(1024, 4.0)]}
+    }
+
+
+def test_nothing_is_measured_when_a_check_fails(bench, results, tmp_path, monkeypatch, capsys) -> None:
+    report = bench["report"]
+    tests = tmp_path / "test_it.py"
+    tests.write_text("def test_it():\n    assert False, 'wrong value'\n")
+    monkeypatch.setattr(report, "DEVICES", ["cpu"])
+    monkeypatch.setattr(report, "CHECKS", {"cpu": {"values": [str(tests), "-p", "no:cacheprovider"]}})
+    monkeypatch.setattr(report, "measure", lambda *_: pytest.fail("measured"))
+    assert report.report(1.0, None, []) == 1
+    assert "wrong value" in capsys.readouterr().out
+    (path,) = results.glob("*/*.json")
+    (found,) = json.loads(path.read_text())["checks"]
+    assert found["exit"] == 1
+    assert "1 failed" in found["summary"]
+
+    tests.write_text("def test_it():\n    pass\n")
+    monkeypatch.setattr(report, "measure", lambda *_: 0)
+    assert report.report(1.0, None, []) == 0
+    tests.write_text("def test_it():\n    assert False\n")
+    assert report.report(1.0, None, []) == 0, "what passed for the same sources is not run again"
+    assert report.check("values", [str(tests)], time.monotonic())["summary"] == "out of time"
+
+
+def test_without_compute_sanitizer_the_report_says_so(bench, monkeypatch) -> None:
+    monkeypatch.setattr(bench["report"].shutil, "which", lambda _: None)
+    found = bench["report"].check("memcheck", [], time.monotonic())
+    assert found == {"name": "memcheck", "exit": None, "summary": "compute-sanitizer is not on this machine"}
+
+
+def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monarch_ops", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+def test_the_command_measures_records_and_does_not_repeat(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    arguments = ["-k", "cpu and mlp and 128-bmm", "--record", str(path)]
+    assert "1 skipped" in run(*arguments, "--minutes", "0").stdout
+    assert len(json.loads(path.read_text())["left out"]) == 1
+    done = run(*arguments)
+    assert "of arithmetic" in done.stdout
+    content = json.loads(path.read_text())
+    (found,) = content["rows"]
+    assert content["left out"] == []
+    assert content["ceilings"]["cpu"]["copy"] > 1e8
+    assert 0 < found["share of floor"] < 2
+    assert found["errors"][0] < 1e-6
+    assert found["seconds"] > 0
+    assert "recorded before" in run(*arguments).stdout
+    path.write_text(json.dumps(content | {"commit": "0000000"}))
+    assert "records a run of commit 0000000" in run(*arguments).stderr
+
+
+def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
+    assert "clone of the repository" in run(folder=tmp_path).stderr
+    assert "without --report" in run("--report", "--record", "x.json").stderr

@@ -19,7 +19,12 @@ Scalar scalar_from(const std::string& name) {
 
 const DeviceInfo& device_from(const std::string& kind, int index) {
   if (kind == "cpu") return host_device();
-  if (kind == "cuda") return cuda_device(index);
+  if (kind == "cuda") {
+    const int count = cuda_device_count();
+    if (index >= 0 && index < count) return cuda_device(index);
+    throw py::value_error("device cuda:" + std::to_string(index) + " is not there: the kernels see " +
+                          std::to_string(count) + " CUDA devices");
+  }
   throw py::value_error("device must be cpu or cuda, got '" + kind + "'");
 }
 
@@ -64,6 +69,7 @@ py::dict explain_fft_conv(int64_t batch, int64_t channels, int64_t seqlen, int g
   d["variant"] = plan.variant;
   d["name"] = isa_name(rows[plan.variant].isa);
   d["compute"] = scalar_name(rows[plan.variant].compute);
+  d["gradients"] = isa_name(rows[plan.gradients].isa);
   d["points"] = plan.tree.points;
   d["radices"] = std::vector<int>(plan.tree.radix, plan.tree.radix + plan.tree.depth);
   d["codelet_points"] = plan.tree.lanes * plan.tree.codelet_vectors;

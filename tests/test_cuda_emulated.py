@@ -19,6 +19,7 @@ from emulator.samples import (
     make_taps,
     method_for,
     random,
+    reference_gradients,
 )
 from tolerance import relative_error
 from torch import Tensor
@@ -157,13 +158,6 @@ def test_two_outer_levels(emulator, shared):
     assert emulator.module.plan(seqlen=131072, **plan)["radices"] == [2, 16, 16, 16, 16]
     got = emulator("conv", ["y"], u=u, k=k, **plan)["y"]
     check(got, reference.fft_conv(u.double(), k.double()), reference.fft_conv(u, k))
-
-
-def reference_gradients(rows: dict, taps: dict, grad: Tensor, method: str) -> dict[str, Tensor]:
-    named = {k: v.clone() if isinstance(v, Tensor) else v for k, v in (rows | taps).items()}
-    leaves = {k: v.requires_grad_() for k, v in named.items() if isinstance(v, Tensor) and v.is_floating_point()}
-    y = reference.fft_conv(**named, method=method)
-    return dict(zip((f"grad_{k}" for k in leaves), torch.autograd.grad(y, leaves.values(), grad), strict=True))
 
 
 @over_lengths

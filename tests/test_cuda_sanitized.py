@@ -46,6 +46,17 @@ def one_call_per_path() -> list[tuple[str, dict]]:
         call("conv", ["y"], torch.float16, **rows, spectrum=filters, tensor_cores=True)
         spectra = {"spectrum": filters, "residual_spectrum": filters}
         call("mixer", ["y"], torch.bfloat16, **case, **spectra, tensor_cores=True)
+        grads = [*(f"grad_{name}" for name in rows if name != "lengths"), "spectrum_grad"]
+        call(
+            "backward",
+            grads,
+            torch.float16,
+            grad=rows["u"],
+            batch_slices=2,
+            spectrum=filters,
+            tensor_cores=True,
+            **rows,
+        )
     case, _ = make_mixer(17, torch.bfloat16, True, True, True)
     call("mixer", ["y"], torch.bfloat16, **case, spectrum=spectrum, residual_spectrum=spectrum)
     for layout in ("bhl", "blh"):

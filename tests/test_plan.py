@@ -35,6 +35,11 @@ def test_batch_slices_depend_on_the_sizes_alone() -> None:
     assert explain(0, 0, 100)["batch_slices"] == 1
 
 
+def test_the_cpu_goes_back_as_it_goes_there() -> None:
+    """On the CPU one kernel does both; tests/test_cuda_tensor_cores.py has the plans of a GPU."""
+    assert explain(1, 1, 4096, dtype="bfloat16")["gradients"] == explain(1, 1, 4096, dtype="bfloat16")["name"]
+
+
 def test_cost_counts_compulsory_traffic() -> None:
     plan = explain(8, 3, 1024, gates=2, dtype="bfloat16")
     row, taps = 8 * 3 * 1024 * 2, 3 * 1024 * 4
@@ -76,11 +81,13 @@ def test_bad_plans_are_refused() -> None:
         ({"seqlen": 0}, "seqlen must be at least 1, got 0"),
         ({"dtype": "int8"}, "dtype must be .* got 'int8'"),
         ({"device": "tpu"}, "device must be cpu or cuda, got 'tpu'"),
+        ({"device": "cuda", "device_index": 99}, r"cuda:99 is not there: the kernels see \d+ CUDA devices"),
     ):
         with pytest.raises(ValueError, match=message):
             explain(**({"batch": 1, "channels": 1, "seqlen": 8} | arguments))
 
 
+@pytest.mark.skipif(not _C.cuda_devices(), reason="no GPU")
 def test_float64_runs_on_the_cpu_only() -> None:
     with pytest.raises(ValueError, match="no compiled kernel for float64 on CUDA"):
         explain(1, 1, 8, dtype="float64", device="cuda")

@@ -21,12 +21,13 @@ struct Exec {
 template <class Args>
 using Kernel = const char* (*)(const Args&, const Exec&);
 
-// A row on tensor cores has conv, of prepared filters, and mixer only; its spectra are those of FftConvPlan::exact.
+// A row on tensor cores takes prepared filters only, whose spectra are those of FftConvPlan::exact, and gives gradients
+// of these.
 struct FftConvKernels {
   VariantInfo info;
   Kernel<FftFilterArgs> filter = nullptr, filter_adjoint = nullptr;  // tasks: channels
   Kernel<FftConvArgs> conv;                                          // tasks: rows, h * B + b
-  Kernel<FftConvGradArgs> backward = nullptr;                        // tasks: h * batch_slices + slice
+  Kernel<FftConvGradArgs> backward;                                  // tasks: h * batch_slices + slice
   Kernel<MixerArgs> mixer;                                           // tasks: rows
 };
 

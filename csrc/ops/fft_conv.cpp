@@ -7,6 +7,7 @@ namespace {
 
 const FftConvKernels& kernel_of(const FftConvPlan& plan) { return *kernels<FftConvKernels>()[plan.variant]; }
 const FftConvKernels& exact_of(const FftConvPlan& plan) { return *kernels<FftConvKernels>()[plan.exact]; }
+const FftConvKernels& gradients_of(const FftConvPlan& plan) { return *kernels<FftConvKernels>()[plan.gradients]; }
 
 FftConvPlan plan_for(const Tensor& u, int64_t batch, int64_t channels, int64_t seqlen, int gates, Request request) {
   return plan_fft_conv({batch, channels, seqlen, gates, request}, variant_infos<FftConvKernels>(), device_of(u));
@@ -212,6 +213,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
   const ScalarType dtype = dtype_of(compute);
   const int64_t H = in.channels, num_rev = k_rev ? k_rev->size(1) : 0;
   const bool want_k = wanted(output_mask, 1), want_rev = wanted(output_mask, 2), want_skip = wanted(output_mask, 3);
+  const bool filter_wanted = want_k || want_rev || want_skip;
+  if (plan.gradients != plan.exact) {  // takes prepared filters
+    const ScalarType io = u.scalar_type();
+    const Tensor spectrum = fft_filter(k, k_rev, skip, in.seqlen, circular, io, precise, variant);
+    const int64_t rows_wanted = (output_mask & 1) | filter_wanted << 1 | (output_mask >> 4 & 3) << 2;
+    const auto [du, dspectrum, dpre, dpost] = fft_conv_spectrum_backward(
+        grad, u, spectrum, pre_gate, post_gate, lengths, in.seqlen, precise, variant, rows_wanted);
+    const Tensor none = output(false, u, {}, dtype);
+    if (!filter_wanted) return {du, none, none, none, dpre, dpost};
+    const auto [dk, drev, dskip] =
+        fft_filter_backward(dspectrum, k.size(1), num_rev, skip.has_value(), in.seqlen, circular, io, precise, variant);
+    return {du, want_k ? dk : none, want_rev ? drev : none, want_skip ? dskip : none, dpre, dpost};
+  }
   const Tensor dk = output(want_k, u, {H, k.size(1)}, dtype);
   const Tensor drev = output(want_rev, u, {H, num_rev}, dtype);
   const Tensor dskip = output(want_skip, u, {H}, dtype);
@@ -226,7 +240,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fft_conv_backward(
   if (want_k) grads.k = dk.data_ptr(), grads.num_k = k.size(1);
   if (want_rev) grads.k_rev = drev.data_ptr(), grads.num_rev = num_rev;
   if (want_skip) grads.skip = dskip.data_ptr();
-  const bool filter_wanted = want_k || want_rev || want_skip;
   Tensor partial;
   // one slice goes straight to the taps, several through a tensor of partial sums
   const bool direct = plan.batch_slices == 1;
@@ -277,7 +290,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fft_conv_spectrum_backward(Tensor gra
   const Tensor partial =
       output(want_filter, u, {in.channels, plan.batch_slices, plan.spectrum_scalars}, filter.scalar_type());
   if (want_filter) args.spectrum_grad = partial.data_ptr();
-  run(exact_of(plan).backward, args, in.channels * plan.batch_slices, 1, in.u, plan.backward_bytes(true));
+  run(gradients_of(plan).backward, args, in.channels * plan.batch_slices, 1, in.u, plan.backward_bytes(true));
   return {rows.u, want_filter ? sum_slices(partial) : partial, rows.pre, rows.post};
 }
 

@@ -64,6 +64,8 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
   plan.variant = plan.exact = choose_variant(rows, request, device);
   if (!rows[plan.variant].precise) plan.exact = choose_variant(rows, {request.io, true}, device);
   plan.tree = choose_tree(p.seqlen, rows[plan.variant].lanes);
+  plan.gradients = plan.exact;
+  if (plan.variant != plan.exact && plan_gradient_tile(plan.tree, 1, device)) plan.gradients = plan.variant;
   plan.spectrum_scalars = 2 * plan.tree.points;
   // Enough independent sums to keep a machine busy when there are few channels; a function of the sizes alone,
   // so that the filter gradient is the same whatever the number of threads.

@@ -56,7 +56,8 @@ struct FftConvProblem {
 
 struct FftConvPlan {
   int variant;
-  int exact;  // row of the kernels that `variant` has not: another one on tensor cores
+  int exact;      // row of the kernels that `variant` has not: another one on tensor cores
+  int gradients;  // row of the backward kernel: either
   TreeShape tree;
   int64_t spectrum_scalars;  // per channel, of the compute type
   int64_t batch_slices;      // independent partial sums of the filter gradient
@@ -70,6 +71,7 @@ struct FftConvPlan {
   int64_t filter_adjoint_bytes() const { return parts(0, 1); }
   int64_t conv_bytes(bool prepared) const { return parts(prepared ? 0 : 1, row_parts(1)); }
   int64_t backward_bytes(bool prepared) const {
+    if (gradients != exact) return 0;  // rows fit into a block
     // a filter given as taps gets its gradient as such, which takes what filter_adjoint takes
     return prepared ? parts(0, row_parts(2)) : parts(2, row_parts(2) ? row_parts(2) : 1);
   }

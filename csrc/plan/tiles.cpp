@@ -58,7 +58,10 @@ TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const Devi
                               " bytes that a block of this device has");
 }
 
-std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device) {
+namespace {
+
+// The kind of tile for this tree, of no rows yet.
+std::optional<MatrixTile> matrix_tile_of(const TreeShape& tree) {
   MatrixTile t;
   const int root = tree.radix[0], products = tree.depth - (root == kNodePoints ? 0 : 1);
   if (products < 2 || products > 3) return std::nullopt;
@@ -66,7 +69,13 @@ std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, 
   (t.level && root == 2 ? t.parts : t.head) = root == kNodePoints ? 1 : root;
   t.factored = t.level && t.head * t.parts > 1;
   t.nodes = t.head * t.parts * (t.level ? kNodePoints : 1);
-  const auto lay_out = [&] {
+  return t;
+}
+
+// `most` groups of `together` rows side by side, or as many as fit: false when not even one does.
+bool lay_out(MatrixTile& t, int64_t most, int together, const DeviceInfo& device) {
+  for (int64_t groups = most; groups > 0; groups /= 2) {
+    t.rows = static_cast<int>(groups * together);
     t.plane = t.rows * t.nodes * 32;
     // factors that only the making of the twiddles needs lie where the rows will be
     t.factors = kTileQuads + (t.factored ? 2 * t.plane : 0);
@@ -77,17 +86,38 @@ std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, 
     t.head_roots = t.level_matrices + (t.level ? t.head * t.parts * t.parts * 256 : 0);
     t.state = t.head_roots + kRootBins / 2;
     t.shared_bytes = (t.state + t.rows) * int64_t{16};
-  };
+    if (t.shared_bytes <= device.shared_memory) return true;
+  }
+  return false;
+}
+
+void set_threads(MatrixTile& t, int wanted, int most) {
+  t.threads = std::clamp(wanted, kMinTileThreads, most);
+  const int abreast = std::min(t.nodes * 8, t.threads);  // four pieces of eight points each
+  while (2 << t.side <= abreast) ++t.side;
+}
+
+constexpr int kLevelThreads = 256;  // eight warps share the columns of a level
+
+}  // namespace
+
+std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device) {
+  std::optional<MatrixTile> t = matrix_tile_of(tree);
   // few rows are spread over the machine rather than packed
   const int64_t enough = std::max<int64_t>(1, rows / (4 * std::max(device.multiprocessors, 1)));
-  t.rows = static_cast<int>(std::clamp<int64_t>(kMatrixTilePoints / tree.points, 1, enough));
-  for (lay_out(); t.rows > 1 && t.shared_bytes > device.shared_memory; lay_out()) t.rows /= 2;
-  if (t.shared_bytes > device.shared_memory) return std::nullopt;
-  const int unit = t.level ? 256 : 32;  // eight warps share the columns of a level
-  const int wanted = static_cast<int>(t.rows * tree.points / 32 + unit - 1) / unit * unit;
-  t.threads = std::clamp(wanted, kMinTileThreads, kMaxTileThreads);
-  const int64_t abreast = std::min<int64_t>(tree.points / 32, t.threads);  // four pieces of eight points each
-  while (2 << t.side <= abreast) ++t.side;
+  if (!t || !lay_out(*t, std::clamp<int64_t>(kMatrixTilePoints / tree.points, 1, enough), 1, device))
+    return std::nullopt;
+  const int unit = t->level ? kLevelThreads : 32;
+  set_threads(*t, static_cast<int>(t->rows * tree.points / 32 + unit - 1) / unit * unit, kMaxTileThreads);
+  return t;
+}
+
+std::optional<MatrixTile> plan_gradient_tile(const TreeShape& tree, int64_t slice, const DeviceInfo& device) {
+  std::optional<MatrixTile> t = matrix_tile_of(tree);
+  const int64_t most = std::clamp<int64_t>(kMatrixTilePoints / tree.points, 1, std::max<int64_t>(slice, 1));
+  if (!t || !lay_out(*t, most, 2, device)) return std::nullopt;
+  // a warp has a node of all rows, whose gradients it sums
+  set_threads(*t, t->level ? kLevelThreads : 32 * t->nodes, kMaxGradientThreads);
   return t;
 }
 

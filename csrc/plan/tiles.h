@@ -18,7 +18,7 @@ constexpr int kNodePoints = 16;  // points below a node of a level: what a threa
 constexpr int kColumns = 16, kFewColumns = 8;
 constexpr int kMaxLevels = 3;  // in one tile
 constexpr int kRootBins = 26;  // of shared memory, for the head's twiddles
-constexpr int kMaxTileThreads = 512;
+constexpr int kMaxTileThreads = 512, kMaxGradientThreads = 256;
 
 // Points and twiddles of the tiles of one kernel.
 struct TileShape {
@@ -66,5 +66,7 @@ static_assert(sizeof(MatrixTile) <= kTileQuads * 16);
 
 // Null when rows of this tree are too short or do not fit.
 std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device);
+// The same for the way back, where a block has rows of a slice of the batch, each with its gradient.
+std::optional<MatrixTile> plan_gradient_tile(const TreeShape& tree, int64_t slice, const DeviceInfo& device);
 
 }  // namespace monarch

@@ -19,11 +19,11 @@ namespace emulator {
 
 class GuardedMemory {
  public:
-  // One span of `span_bytes` at each of the increasing offsets `starts`; the first one is 0.
+  // One span of `span_bytes` at each of the increasing offsets `starts`; the first one, if there is any, is 0.
   GuardedMemory(std::vector<int64_t> starts, int64_t span_bytes)
       : starts_(std::move(starts)),
         span_bytes_(span_bytes),
-        size_(kZoneBytes + starts_.back() + span_bytes + kZoneBytes),
+        size_(kZoneBytes + (starts_.empty() ? 0 : starts_.back() + span_bytes) + kZoneBytes),
         bytes_(static_cast<std::byte*>(::operator new(size_, kAlignment))) {
     clear();
   }

@@ -123,7 +123,8 @@ py::dict backward(Call& c) {
                        .batch_slices = slices,
                        .grad_taps = {}};
   args.grad_taps = taps_out(c, shape[1], args.forward.taps.num_k, args.forward.taps.num_rev);
-  return c.run(fft_conv.backward, args, plan.backward_bytes(args.forward.spectrum));
+  return c.run((c.flag("tensor_cores") ? on_tensor_cores : fft_conv).backward, args,
+               plan.backward_bytes(args.forward.spectrum));
 }
 
 py::dict mixer(Call& c) {
@@ -231,6 +232,7 @@ py::dict plan(Call& c) {
   const FftConvPlan chosen =
       plan_fft_conv({.batch = 1, .channels = 1, .seqlen = c.integer("seqlen"), .request = request}, rows, c.device());
   d["engine"] = isa_name(rows[chosen.variant].isa);
+  d["gradients"] = isa_name(rows[chosen.gradients].isa);
   d["matrix_tile"] = py::none();
   if (const auto tile = plan_matrix_tile(plan.tree, c.has("rows") ? c.integer("rows") : 1, c.device()))
     d["matrix_tile"] =

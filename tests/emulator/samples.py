@@ -6,6 +6,8 @@ import torch
 from emulator.driver import Emulator
 from torch import Tensor
 
+from monarch_ops import reference
+
 BATCH = 3
 
 # filter taps as functions of L, gates, lengths given
@@ -58,6 +60,13 @@ def make_rows(case: str, seqlen: int, dtype: torch.dtype) -> dict:
     _, gates, with_lengths = CASES[case]
     rows = {name: random(BATCH, channels_for(seqlen), seqlen, dtype=dtype) for name in ("u", *gates)}
     return rows | ({"lengths": make_lengths(BATCH, seqlen)} if with_lengths else {})
+
+
+def reference_gradients(rows: dict, taps: dict, grad: Tensor, method: str) -> dict[str, Tensor]:
+    named = {k: v.clone() if isinstance(v, Tensor) else v for k, v in (rows | taps).items()}
+    leaves = {k: v.requires_grad_() for k, v in named.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    y = reference.fft_conv(**named, method=method)
+    return dict(zip((f"grad_{k}" for k in leaves), torch.autograd.grad(y, leaves.values(), grad), strict=True))
 
 
 def make_mixer(

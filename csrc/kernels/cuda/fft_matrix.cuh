@@ -1,7 +1,6 @@
 // The right-angle transform on tensor cores: rows lie in shared memory as 16-bit complex numbers, and two or three of
-// its passes are products with 16 x 16 DFT matrices (plan/tiles.h: MatrixTile). The last two passes, of a node of 256
-// points, their way back and what is between them happen in the registers of one warp: the result of a product is, as
-// it lies there, an operand of the next.
+// its passes are products with 16 x 16 DFT matrices (plan/tiles.h: MatrixTile). Here: products, heads and levels; the
+// nodes of 256 points below them are in fft_matrix_nodes.cuh.
 //
 // Halves have 11 bits and little range, so every row is scaled by a power of two to at most 1, and every filter; each
 // product is scaled by 1/4, which keeps the energy; sums and twiddles are float. The numbers of a DFT matrix are
@@ -252,13 +251,14 @@ MONARCH_DEVICE void level_inverse_real(RowsInUse use) {
   });
 }
 
-// The level below a head, of complex numbers: calls store(sums, first node) for the 16 nodes of each child of the only
-// row. The way back's matrices lie behind the others.
+// The level below a head, of complex numbers: calls store(sums, row, first node) for the 16 nodes of each child. The
+// way back's matrices lie behind the others.
 template <bool Inverse, class F>
 MONARCH_DEVICE void level_below_head(const StagedRows& s, F store) {
-  for_columns(s, s.tile.head, [&](int child) {
+  for_columns(s, s.rows * s.tile.head, [&](int i) {
+    const int row = i / s.tile.head, child = i % s.tile.head;
     Columns b;
-    b.load(s, 0, 16 * child);
+    b.load(s, row, 16 * child);
     __syncwarp();
     LevelSums x;
     for_parts(s, s.level_matrices(child) + (Inverse ? 128 : 0), [&](const Fragment& a_re, const Fragment& a_im) {
@@ -266,14 +266,14 @@ MONARCH_DEVICE void level_below_head(const StagedRows& s, F store) {
 #pragma unroll
       for (int t = 0; t < 4; ++t) multiply<Inverse>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);
     });
-    store(x, 16 * child);
+    store(x, row, 16 * child);
   });
 }
 
 MONARCH_DEVICE void level_forward(RowsInUse use) {
   const StagedRows s(use);
-  level_below_head<false>(s, [&](const LevelSums& x, int first) {
-    store_level<false>(s, x, 0, first, [&](int r, int t) {
+  level_below_head<false>(s, [&](const LevelSums& x, int row, int first) {
+    store_level<false>(s, x, row, first, [&](int r, int t) {
       return s.factored_twiddle(first + s.at.g + 8 * r, 16 * s.columns() + 4 * t + s.at.q);
     });
   });
@@ -281,147 +281,11 @@ MONARCH_DEVICE void level_forward(RowsInUse use) {
 
 MONARCH_DEVICE void level_inverse(RowsInUse use) {
   const StagedRows s(use);
-  level_below_head<true>(s, [&](const LevelSums& x, int first) {
-    store_columns(s, 0, first, [&](int r, int t, uint32_t& re, uint32_t& im) {
+  level_below_head<true>(s, [&](const LevelSums& x, int row, int first) {
+    store_columns(s, row, first, [&](int r, int t, uint32_t& re, uint32_t& im) {
       re = pack(x.re[t][2 * r], x.re[t][2 * r + 1]), im = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
     });
   });
-}
-
-// The 256 complex numbers of a node in a warp's registers: 16 x 16, of which a lane has rows g and g + 8, columns
-// 8 j + 2 q and the next.
-struct NodeSums {
-  float re[2][4] = {}, im[2][4] = {};  // [j][2 * (row of the lane) + (column of the lane)]
-
-  // times w, or its conjugate, for (j, row)
-  template <bool Conjugate, class F>
-  MONARCH_DEVICE void twist(F w) {
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const BinPair t = w(j, r);
-        const auto turn = [&](int i, Bin by) {
-          const Bin z = twiddle<Conjugate>(Bin{re[j][i], im[j][i]}, by);
-          re[j][i] = z.re, im[j][i] = z.im;
-        };
-        turn(2 * r, t.first), turn(2 * r + 1, t.second);
-      }
-  }
-  // As operands: the left one of a product, word 2 j + r; or the right one of a product with the transpose, words
-  // r and r + 2 for its eight columns 8 r ...
-  MONARCH_DEVICE void pack_into(Fragment& to_re, Fragment& to_im) const {
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        to_re.w[2 * j + r] = pack(re[j][2 * r], re[j][2 * r + 1]);
-        to_im.w[2 * j + r] = pack(im[j][2 * r], im[j][2 * r + 1]);
-      }
-  }
-};
-
-// conj(F) Z^T, Z as pack_into() leaves it.
-MONARCH_DEVICE NodeSums transform_transposed(const ComplexFragment& f, const Fragment& z_re, const Fragment& z_im) {
-  NodeSums v;
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const uint32_t re[2] = {z_re.w[j], z_re.w[j + 2]}, im[2] = {z_im.w[j], z_im.w[j + 2]};
-    multiply<true>(v.re[j], v.im[j], f, re, im);
-  }
-  return v;
-}
-
-// Two words of one plane.
-struct alignas(8) WordPair {
-  uint32_t w[2];
-};
-
-// The nodes' own transforms, the product with the filter, of spectra (H, points), and the way back. A warp takes a node
-// of some rows, one after the other. `Factored`: node twiddles come as products; `Level`: columns are left in the order
-// that the level's way back wants.
-template <bool Factored, bool Level>
-MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
-  const StagedRows s(use);
-  const ComplexFragment f(s.dft_matrix()[s.at.lane], s.dft_matrix()[32 + s.at.lane]);
-  const ComplexFragment right(s.dft_matrix()[64 + s.at.lane], s.dft_matrix()[96 + s.at.lane]);
-  const int pitch = s.points() / kNodePoints;  // from a pair of bins to the next one of the same node
-  const int to_next_row = s.tile.nodes * kNodeQuads;
-  const auto inner = [&](int j, int r) { return s.inner_twiddles()[32 * (2 * j + r) + s.at.lane]; };
-
-  const int warps = s.tile.threads / 32;
-  // more warps than nodes: rows side by side, counted without a division, which takes registers
-  int node = s.thread / 32, first_row = 0, rows_abreast = 1;
-  for (; node >= s.tile.nodes; node -= s.tile.nodes) ++first_row;
-  for (int spare = warps - 2 * s.tile.nodes; spare >= 0; spare -= s.tile.nodes) ++rows_abreast;
-  if (first_row >= rows_abreast) node = s.tile.nodes;  // nothing left for this warp
-  for (; node < s.tile.nodes; node += warps) {
-    BinPair bins[4];
-    uint32_t channel = ~0u;
-    // row k of the right operand: columns 16 k ... of the node
-    const int read = s.place(0, node, s.at.lane % 16 / 2, 2 * (s.at.lane & 1) + s.at.lane / 16);
-    const int twiddle = s.twiddle_index(node, 8 * s.at.g + s.at.q);
-    const int write = s.place(0, node, s.at.g / 2, s.at.q);  // Level: columns 16 g ...
-    for (int row = first_row; row < s.rows; row += rows_abreast) {
-      if (s.channel(row) != channel) {
-        channel = s.channel(row);
-        const auto* const from = s.filter(spectra, row) + node * kNodePoints + s.at.g + s.at.q * pitch;
-        const float scale = scale_for(s.greatest_bin(row));
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const BinPair k = from[4 * (j >> 1) * pitch + 8 * (j & 1)];
-          bins[j] = {scaled(k.first, scale), scaled(k.second, scale)};
-        }
-      }
-      uint32_t b_re[4], b_im[4];
-      load_matrices(s.plane(0) + read + row * to_next_row, b_re);
-      load_matrices(s.plane(1) + read + row * to_next_row, b_im);
-      NodeSums x;
-#pragma unroll
-      for (int j = 0; j < 2; ++j) multiply<false>(x.re[j], x.im[j], f, b_re + 2 * j, b_im + 2 * j);
-      x.twist<false>(inner);
-      Fragment a_re, a_im;
-      x.pack_into(a_re, a_im);
-
-      NodeSums z;
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        mma(z.re[j], a_re, right.re.w[2 * j], right.re.w[2 * j + 1]);
-        mma(z.im[j], a_re, right.im.w[2 * j], right.im.w[2 * j + 1]);
-        mma(z.re[j], a_im, right.minus_im.w[2 * j], right.minus_im.w[2 * j + 1]);
-        mma(z.im[j], a_im, right.re.w[2 * j], right.re.w[2 * j + 1]);
-      }
-      z.twist<false>([&](int j, int r) { return bins[2 * j + r]; });
-      z.pack_into(a_re, a_im);
-
-      NodeSums v = transform_transposed(f, a_re, a_im);
-      v.twist<true>(inner);
-      v.pack_into(a_re, a_im);
-      NodeSums y = transform_transposed(f, a_re, a_im);
-      if (Level)
-        y.twist<true>([&](int j, int r) {
-          if (Factored) return s.factored_twiddle(node, 8 * s.at.g + 64 * r + 4 * j + s.at.q);
-          return s.node_twiddles()[(twiddle ^ 4 * j) + 64 * r];
-        });
-      y.pack_into(a_re, a_im);
-      __syncwarp();  // the node is written where it was read
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if (Level) {
-          const int to = 2 * (write + 16 * r + row * to_next_row) + (s.at.g & 1);
-          reinterpret_cast<WordPair*>(s.plane(0))[to] = {a_re.w[r], a_re.w[2 + r]};
-          reinterpret_cast<WordPair*>(s.plane(1))[to] = {a_im.w[r], a_im.w[2 + r]};
-        } else {
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            const int word = s.word(row, node, 8 * s.at.g + 64 * r + 4 * j + s.at.q);
-            s.words(0)[word] = a_re.w[2 * j + r], s.words(1)[word] = a_im.w[2 * j + r];
-          }
-        }
-      }
-    }
-  }
-  __syncthreads();
 }
 
 }  // namespace monarch

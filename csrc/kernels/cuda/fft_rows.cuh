@@ -144,6 +144,14 @@ struct ProductGradSink {
       if (u.y) u(t, v);
       if (gate.y) gate(t, v);
     }
+    MONARCH_DEVICE int eights() const { return in_eights(u.valid, u.y, u.gate, gate.y, gate.gate); }
+    MONARCH_DEVICE void write(int t, float (&v)[8]) const {
+      float product[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) product[i] = v[i];
+      if (u.y) u.write(t, v);
+      if (gate.y) gate.write(t, product);
+    }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const { return {u.at(b, h), gate.at(b, h)}; }
   static MONARCH_DEVICE Row nothing() { return {GatedSink<Io>::nothing(), GatedSink<Io>::nothing()}; }

@@ -44,8 +44,7 @@ struct RowsInUse {
 // What all threads of a block know, at the start of shared memory: in registers it would take them from every pass.
 struct BlockState {
   MatrixTile tile;
-  Share share;  // of the tiles of rows
-  int rows;     // of the launch
+  Share share;  // of the launch's tasks
 };
 static_assert(sizeof(BlockState) <= kTileQuads * sizeof(Quad));
 
@@ -78,6 +77,8 @@ struct StagedRows {
   MONARCH_DEVICE uint32_t& greatest_bin(int row) const { return state()[2 * tile.rows + row]; }
   MONARCH_DEVICE uint32_t& channel(int row) const { return state()[3 * tile.rows + row]; }
   MONARCH_DEVICE int points() const { return tile.nodes * 256; }
+  // Of a transform there and back, four or six products at 1/4 each.
+  MONARCH_DEVICE float gain() const { return tile.level ? 4096.f : 256.f; }
   // The bins of a row's filter, in pairs (fft_tile.cuh).
   MONARCH_DEVICE const BinPair* filter(const Bin* spectra, int row) const {
     return reinterpret_cast<const BinPair*>(spectra + static_cast<int64_t>(channel(row)) * points());
@@ -203,23 +204,23 @@ MONARCH_DEVICE_CALL void make_tables(int head, int depth) {
 
 // ---- between shared memory and tensors ------------------------------------------------------------------------------
 
-// Calls f(row, first, step) for the rows of a thread, which takes the pieces first, first + step, ... of eight points.
-// Whole warps take the same row.
+// Calls f(row, first, step) for the rows of a thread, from row `begin` on, of which it takes the pieces first, first +
+// step, ... of eight points. Whole warps take the same row.
 template <class F>
-MONARCH_DEVICE void for_rows(const StagedRows& s, F f) {
+MONARCH_DEVICE void for_rows(const StagedRows& s, int begin, F f) {
   const int step = 1 << s.tile.side, abreast = s.tile.threads >> s.tile.side;
   int row = s.thread >> s.tile.side;
   if (row < abreast)
-    for (; row < s.rows; row += abreast) f(row, s.thread & (step - 1), step);
+    for (row += begin; row < s.rows; row += abreast) f(row, s.thread & (step - 1), step);
   __syncthreads();
 }
 
-// source(s, row) gives a row of fft_rows.cuh.
+// source(s, row) gives a row of fft_rows.cuh, for rows from `begin` on.
 template <class Source>
-MONARCH_DEVICE void stage(RowsInUse use, Source source) {
+MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
   const StagedRows s(use);
-  if (s.thread < s.rows) s.greatest_point(s.thread, s.turn ^ 1) = 0;  // those of the rows before are no longer needed
-  for_rows(s, [&](int row, int first, int step) {
+  if (s.thread < s.tile.rows) s.greatest_point(s.thread, s.turn ^ 1) = 0;  // those before are no longer needed
+  for_rows(s, begin, [&](int row, int first, int step) {
     const auto points = source(s, row);
     float greatest = 0;
     const auto put = [&](int piece, const float (&x)[8]) {
@@ -249,14 +250,13 @@ MONARCH_DEVICE void stage(RowsInUse use, Source source) {
   });
 }
 
-// sink(s, row) gets the results.
+// sink(s, row) gets the results of rows from `begin` on.
 template <class Sink>
-MONARCH_DEVICE void unstage(RowsInUse use, Sink sink) {
+MONARCH_DEVICE void unstage(RowsInUse use, Sink sink, int begin = 0) {
   const StagedRows s(use);
-  for_rows(s, [&](int row, int first, int step) {
+  for_rows(s, begin, [&](int row, int first, int step) {
     const auto points = sink(s, row);
-    const float gain = s.tile.level ? 4096.f : 256.f;  // of four or six products, at 1/4 each
-    const float back = gain * inverse_of_power(scale_for(s.greatest_point(row, s.turn))) *
+    const float back = s.gain() * inverse_of_power(scale_for(s.greatest_point(row, s.turn))) *
                        inverse_of_power(scale_for(s.greatest_bin(row)));
     float x[8];
     const auto take = [&](unsigned piece) {

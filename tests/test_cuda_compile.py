@@ -145,7 +145,7 @@ TENSOR_CORE_BUDGETS = {
             "level, back": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 512),
             "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
         },
-        64,
+        62,
     ),
     "gradients": LoopBudget(
         ("staged_gradients", "LevelAtRootILi1E", "Bf16"),

@@ -89,10 +89,14 @@ struct StagedRows {
   MONARCH_DEVICE int place(int row, int node, int c, int p) const {
     return (row * tile.nodes + node) * kNodeQuads + 4 * (c ^ (node & 1)) + (p ^ (c >> 1 & 1) ^ (node >> 1 & 3));
   }
-  MONARCH_DEVICE int place(int row, int node, int piece) const { return place(row, node, piece >> 2, piece & 3); }
+  // The same for piece 32 node + 4 c + p of a row, in fewer instructions.
+  MONARCH_DEVICE int place(int row, int piece) const {
+    return row * tile.nodes * kNodeQuads + (piece ^ (piece >> 3 & 1) ^ (piece >> 3 & 4) ^ (piece >> 6 & 3));
+  }
   // Words of the planes, for two columns.
   MONARCH_DEVICE int word(int row, int node, int pair) const {
-    return place(row, node, pair / kQuadWords) * kQuadWords + pair % kQuadWords;
+    const int piece = pair / kQuadWords;
+    return place(row, node, piece >> 2, piece & 3) * kQuadWords + pair % kQuadWords;
   }
   MONARCH_DEVICE uint32_t* words(int odd) const { return reinterpret_cast<uint32_t*>(plane(odd)); }
 
@@ -229,7 +233,7 @@ MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
       for (int i = 0; i < 4; ++i) even.w[i] = bits_of(x[2 * i]), odd.w[i] = bits_of(x[2 * i + 1]);
 #pragma unroll
       for (int i = 0; i < 8; ++i) greatest = fmaxf(greatest, fabsf(x[i]));
-      const int place = s.place(row, piece / kNodeQuads, piece % kNodeQuads);
+      const int place = s.place(row, piece);
       s.plane(0)[place] = even, s.plane(1)[place] = odd;
     };
     int piece = first;
@@ -260,7 +264,7 @@ MONARCH_DEVICE void unstage(RowsInUse use, Sink sink, int begin = 0) {
                        inverse_of_power(scale_for(s.greatest_bin(row)));
     float x[8];
     const auto take = [&](unsigned piece) {
-      const int place = s.place(row, piece / kNodeQuads, piece % kNodeQuads);
+      const int place = s.place(row, piece);
       const Quad even = s.plane(0)[place], odd = s.plane(1)[place];
 #pragma unroll
       for (int i = 0; i < 4; ++i) x[2 * i] = float_of(even.w[i]) * back, x[2 * i + 1] = float_of(odd.w[i]) * back;

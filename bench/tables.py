@@ -35,6 +35,11 @@ class Row:
     data: dict[str, Any]
 
     @property
+    def link(self) -> str:
+        """What the page calls the run, for the links below its tables."""
+        return f"{self.path.parent.name} {self.path.stem}"
+
+    @property
     def old(self) -> bool:
         return self.run["csrc"].get(self.data["device"]) != source_hash(self.data["device"])
 
@@ -68,8 +73,7 @@ def _cells(row: Row) -> Iterator[str]:
         yield from ("", "", "")
     yield _pair(data["errors"], ".1e")
     yield _pair(data["peak MiB"], ".0f")
-    link = f"[{row.run['date']} {row.run['commit']}](../{row.path.relative_to(BENCH.parent).as_posix()})"
-    yield link + (" old" if row.old else "")
+    yield f"[{row.run['commit']}][{row.link}]" + (" old" if row.old else "")
 
 
 def _table(rows: list[Row]) -> str:
@@ -100,7 +104,8 @@ def _section(folder: Path, rows: list[Row]) -> str:
     text += _table(plain)
     if tuned:
         text += f"\nWithout page faults (`GLIBC_TUNABLES={tuned[0].run['malloc']}`):\n\n{_table(tuned)}"
-    return text
+    links = {row.link: row.path.relative_to(BENCH.parent).as_posix() for row in rows}
+    return text + "\n" + "".join(f"[{name}]: ../{path}\n" for name, path in sorted(links.items()))
 
 
 def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[int, float]]]]:

@@ -97,8 +97,9 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
         [f"| {first}", "3e+03"],
     ]
     assert "4.0 (3.9, 4.1) | 83% (memory) | 5 | 50 | 1.0e-07, 2.0e-07 | 3, 9" in lines[0]
-    assert "results/cpu-x/a.json) |" in lines[0]
-    assert "results/cpu-x/b.json) old |" in lines[1]
+    assert "[cpu-x a] |" in lines[0]
+    assert "[cpu-x b] old |" in lines[1]
+    assert "[cpu-x a]: ../bench/results/cpu-x/a.json\n" in text
     assert "GLIBC_TUNABLES=tuned" in text
     assert "* values: 7 passed" in text
     assert (results.parent.parent / "docs" / "cpu-x.png").stat().st_size > 10_000
@@ -114,6 +115,16 @@ def test_curves_are_one_for_each_form_and_baseline(bench: dict[str, ModuleType])
     assert bench["tables"].curves(rows) == {
         "fft_conv": {"torch.fft": [(128, 4.0), (1024, 4.0)], "backward, gated (torch.fft)": [(1024, 4.0)]}
     }
+
+
+def test_recorded_runs_have_their_tables(bench: dict[str, ModuleType]) -> None:
+    """docs/performance.md names every run whose rows it should show."""
+    page = (ROOT / "docs" / "performance.md").read_text()
+    folders = [folder for folder in (ROOT / "bench" / "results").iterdir() if folder.is_dir()]
+    shown = [r for folder in folders for r in bench["tables"].newest_rows(folder)]
+    assert shown
+    for r in shown:
+        assert f"| {r.data['problem']} | {r.data['seconds'] * 1e3:.3g} | {r.data['baseline']} |" in page
 
 
 def test_nothing_is_measured_when_a_check_fails(bench, results, tmp_path, monkeypatch, capsys) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 IMPORTANCE = (
     "test_prepared_filter_and_gates",
     "test_filter_in_every_call",
+    "test_against_flashfftconv",
     "test_backward",
     "test_mlp",
     "test_encoder",

@@ -105,6 +105,22 @@ def test_prepared_filter_and_gates(compare, device, shape, dtype):
     )
 
 
+@over({"cpu": [], "cuda": [shape for shape in SHAPES["cuda"] if shape[2] <= 1 << 21]})
+def test_against_flashfftconv(compare, device, shape):
+    """The same causal, gated problem, for which it needs a transform of 2 L; filters are transformed in every call."""
+    peer = pytest.importorskip("flashfftconv", reason="FlashFFTConv is not installed")
+    u, pre, post, k, skip = problem(shape, device, 3, torch.bfloat16)
+    theirs = peer.FlashFFTConv(2 * shape[2], dtype=torch.bfloat16).to(device)
+    compare(
+        f"fft_conv {shape} gated bf16",
+        lambda: mo.fft_conv(u, k, pre_gate=pre, post_gate=post),
+        lambda: theirs(u, k, pre, post),
+        "FlashFFTConv",
+        exact(u, k, torch.zeros_like(skip), pre, post),
+        cost(shape, "from_taps", 2, torch.bfloat16, device),
+    )
+
+
 @pytest.mark.parametrize("gates", [0, 2])
 @over({device: shapes[:-1] for device, shapes in SHAPES.items()})
 def test_backward(compare, device, shape, gates):

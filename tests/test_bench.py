@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -155,6 +156,17 @@ def test_without_compute_sanitizer_the_report_says_so(bench, monkeypatch) -> Non
     assert found == {"name": "memcheck", "exit": None, "summary": "compute-sanitizer is not on this machine"}
 
 
+@pytest.mark.parametrize(("status", "recorded"), [(0, 0), (86, 86), (3, None)])
+def test_what_compute_sanitizer_finds_counts(bench, tmp_path, monkeypatch, status, recorded) -> None:
+    """... and that it does not work on a machine is no fault of the kernels."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho said $2 $4\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(bench["report"].shutil, "which", lambda _: str(tool))
+    found = bench["report"].check("racecheck", [], time.monotonic() + 60)
+    assert (found["exit"], found["summary"]) == (recorded, "said racecheck 86")
+
+
 def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "monarch_ops", "bench", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -177,6 +189,25 @@ def test_the_command_measures_records_and_does_not_repeat(tmp_path: Path) -> Non
     assert "recorded before" in run(*arguments).stdout
     path.write_text(json.dumps(content | {"commit": "0000000"}))
     assert "records a run of commit 0000000" in run(*arguments).stderr
+
+
+def test_a_baseline_that_does_not_fit_is_no_ratio(tmp_path: Path) -> None:
+    """As PyTorch's convolution of long rows on a GPU; ours has its time all the same."""
+    for name in ("conftest.py", "measure.py", "record.py"):
+        shutil.copy(ROOT / "bench" / name, tmp_path)
+    (tmp_path / "test_it.py").write_text(
+        "import torch\n"
+        "def too_large():\n"
+        "    raise torch.cuda.OutOfMemoryError\n"
+        "def test_it(compare):\n"
+        "    compare('sum (1, 8)', lambda: torch.ones(8), too_large, 'theirs', torch.ones(8).double())\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "cpu", "--record", "run.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "theirs: out of memory" in done.stdout
+    (found,) = json.loads((tmp_path / "run.json").read_text())["rows"]
+    assert found["seconds"] > 0
+    assert "ratio" not in found
 
 
 def test_the_command_says_what_it_needs(tmp_path: Path) -> None:

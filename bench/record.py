@@ -23,13 +23,14 @@ MALLOC = os.environ.get("GLIBC_TUNABLES", "default")
 
 
 def source_hash(device: str) -> str:
-    """Of the sources that decide what runs on "cpu" or "cuda": ``csrc/`` without the other device's kernels."""
+    """Of the sources that decide what runs on "cpu" or "cuda": ``csrc/`` without what is for the other device."""
     root = BENCH.parent / "csrc"
-    other = root / "kernels" / ("cuda" if device == "cpu" else "cpu")
+    other = {"cpu": ("kernels/cuda/", "plan/tiles."), "cuda": ("kernels/cpu/",)}[device]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.is_file() and path.suffix != ".md" and other not in path.parents:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        name = path.relative_to(root).as_posix()
+        if path.is_file() and path.suffix != ".md" and not name.startswith(other):
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -70,6 +70,7 @@ def test_the_hash_of_sources_is_the_device_s_own(bench, tmp_path, monkeypatch) -
     (tmp_path / "csrc" / "plan" / "README.md").write_text("text")
     assert (hashed("cpu"), hashed("cuda")) == before
     (tmp_path / "csrc" / "kernels" / "cuda" / "a.cuh").write_text("1")
+    (tmp_path / "csrc" / "plan" / "tiles.h").write_text("1")
     assert hashed("cpu") == before[0]
     assert hashed("cuda") != before[1]
     (tmp_path / "csrc" / "plan" / "plan.h").write_text("1")

@@ -94,6 +94,16 @@ def test_lengths_reach_every_tile(emulator):
         assert emulator.module.plan(seqlen=outside)["matrix_tile"] is None
 
 
+def test_blocks_are_small_enough_for_two_side_by_side(emulator):
+    """... where rows are: 512 threads take all registers of a multiprocessor of an H100, which has 228 KB."""
+    for seqlen in (*TILES, 32768):
+        for rows in (1, 100_000):
+            tile = emulator.module.plan(seqlen=seqlen, rows=rows)["matrix_tile"]
+            two_fit = 2 * (tile["shared_bytes"] + 1024) <= 228 << 10
+            assert two_fit == (seqlen <= 16384)
+            assert tile["threads"] <= (256 if two_fit else 512)
+
+
 def test_rows_of_16_bits_that_fit_run_on_tensor_cores(emulator):
     def engine(seqlen: int, dtype: torch.dtype, **options) -> str:
         return emulator.module.plan(seqlen=seqlen, dtype=dtype_name(dtype), **options)["engine"]

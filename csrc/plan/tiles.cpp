@@ -12,6 +12,7 @@ constexpr int kTilePoints = 4096;  // small rows share a block up to so many poi
 constexpr int kMatrixTilePoints = 8192;
 constexpr int kMinTileThreads = 64;
 constexpr int64_t kBinBytes = 8;
+constexpr int64_t kReserved = 1024;  // bytes of shared memory that CUDA takes for each block
 
 TileShape make_tile(int head, int levels, int columns, int buffers, int64_t rows, const DeviceInfo& device) {
   TileShape t{.head = head, .top_nodes = std::max(head, 1), .levels = levels, .columns = columns};
@@ -108,7 +109,9 @@ std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, 
   if (!t || !lay_out(*t, std::clamp<int64_t>(kMatrixTilePoints / tree.points, 1, enough), 1, device))
     return std::nullopt;
   const int unit = t->level ? kLevelThreads : 32;
-  set_threads(*t, static_cast<int>(t->rows * tree.points / 32 + unit - 1) / unit * unit, kMaxTileThreads);
+  // two blocks side by side, one of which computes while the other one waits for memory, or all threads for one
+  const int blocks = 2 * (t->shared_bytes + kReserved) <= device.shared_memory + kReserved ? 2 : 1;
+  set_threads(*t, static_cast<int>(t->rows * tree.points / 32 + unit - 1) / unit * unit, kMaxTileThreads / blocks);
   return t;
 }
 

@@ -236,7 +236,8 @@ py::dict plan(Call& c) {
   d["matrix_tile"] = py::none();
   if (const auto tile = plan_matrix_tile(plan.tree, c.has("rows") ? c.integer("rows") : 1, c.device()))
     d["matrix_tile"] =
-        py::dict("head"_a = tile->head, "parts"_a = tile->parts, "level"_a = tile->level, "rows"_a = tile->rows);
+        py::dict("head"_a = tile->head, "parts"_a = tile->parts, "level"_a = tile->level, "rows"_a = tile->rows,
+                 "threads"_a = tile->threads, "shared_bytes"_a = tile->shared_bytes);
   return d;
 }
 

@@ -188,6 +188,10 @@ def test_the_command_measures_records_and_does_not_repeat(tmp_path: Path) -> Non
     assert found["errors"][0] < 1e-6
     assert found["seconds"] > 0
     assert "recorded before" in run(*arguments).stdout
+    run("-k", "cpu and mlp and 128-einsum", "--record", str(path))
+    later = json.loads(path.read_text())
+    assert len(later["rows"]) == 2
+    assert later["ceilings"] == content["ceilings"], "shares are of the same floor"
     path.write_text(json.dumps(content | {"commit": "0000000"}))
     assert "records a run of commit 0000000" in run(*arguments).stderr
 

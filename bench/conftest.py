@@ -23,6 +23,7 @@ IMPORTANCE = (
     "test_encoder",
 )
 MEASURED: list[dict] = []  # the rows of this run
+DEADLINE, RECORD = pytest.StashKey[float](), pytest.StashKey[Record]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,9 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
 
 
-DEADLINE, RECORD = pytest.StashKey[float](), pytest.StashKey[Record]()
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
         name = item.originalname  # type: ignore[attr-defined]
@@ -55,11 +53,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     record = item.config.stash[RECORD]
     if item.name in {row["test"] for row in record.content["rows"]}:
         pytest.skip("recorded before")
-    left_out = [name for name in record.content.get("left out", []) if name != item.name]
-    if time.monotonic() > item.config.stash[DEADLINE]:
-        record.update(**{"left out": [*left_out, item.name]})
+    left_out, late = record.content["left out"], time.monotonic() > item.config.stash[DEADLINE]
+    if late != (item.name in left_out):
+        record.update(**{"left out": [name for name in left_out if name != item.name] + [item.name] * late})
+    if late:
         pytest.skip("out of time")
-    record.update(**{"left out": left_out})
 
 
 @pytest.fixture(params=DEVICES)

@@ -85,6 +85,7 @@ class Record:
             "threads": torch.get_num_threads(),
             "malloc": MALLOC,
             "rows": [],
+            "left out": [],
         }
         if path is not None and path.is_file():
             before = json.loads(path.read_text())

@@ -13,6 +13,7 @@ from record import BENCH, Record, new_path
 from tables import write_tables
 
 ROOT = BENCH.parent
+SANITIZERS = ("memcheck", "racecheck", "synccheck")
 SANITIZED = ["tests/test_cuda.py", "-k", "test_every_engine or test_gradient"]
 # What must hold before a time means anything: pytest's arguments, by device.
 CHECKS: dict[str, dict[str, list[str]]] = {
@@ -20,12 +21,9 @@ CHECKS: dict[str, dict[str, list[str]]] = {
     "cuda": {
         "wrappers": ["tests/test_conformance.py"],
         "ops": ["tests/test_cuda.py"],
-        "memcheck": SANITIZED,
-        "racecheck": SANITIZED,
-        "synccheck": SANITIZED,
+        **dict.fromkeys(SANITIZERS, SANITIZED),
     },
 }
-SANITIZERS = ("memcheck", "racecheck", "synccheck")
 FOUND = 86  # the exit status of compute-sanitizer when it has found something; others mean that it does not work here
 
 

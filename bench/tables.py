@@ -14,12 +14,12 @@ from record import BENCH, RESULTS, source_hash
 DOCS = BENCH.parent / "docs"
 HEAD = """# Performance
 
-`monarch-ops bench --report` makes this page from the recorded runs under `bench/results`; [bench/README.md](../bench/README.md)
-says how they are made. "Times faster" is the median over pairs of blocks, with quartiles. The share of the floor is the part
-of our time that the device's own ceilings explain, measured in the same run: the bytes that must move at the speed of a large
-copy, or the multiplications and additions at the speed of dense products, whichever takes longer. A row whose sources have
-changed since it was recorded is marked "old".
-"""  # noqa: E501
+`monarch-ops bench --report` makes this page from the recorded runs under `bench/results`;
+[bench/README.md](../bench/README.md) says how they are made. "Times faster" is the median over pairs of blocks, with
+quartiles. The share of the floor is the part of our time that the device's own ceilings explain, measured in the same
+run: the bytes that must move at the speed of a large copy, or the multiplications and additions at the speed of dense
+products, whichever takes longer. A row whose sources have changed since it was recorded is marked "old".
+"""
 COLUMNS = (
     *("problem", "ours, ms", "baseline", "times faster", "share of floor", "GB/s", "GFLOP/s"),
     *("error: ours, theirs", "peak MiB: ours, theirs", "run"),
@@ -81,8 +81,7 @@ def _table(rows: list[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _ceilings(rows: list[Row]) -> str:
-    run = max((row.run for row in rows), key=lambda run: run["time"])
+def _ceilings(run: dict[str, Any]) -> str:
     parts = []
     for device, found in run.get("ceilings", {}).items():
         rates = [f"{rate / 1e9:,.0f} GFLOP/s in {name} products" for name, rate in found.items() if name != "copy"]
@@ -90,13 +89,13 @@ def _ceilings(rows: list[Row]) -> str:
     return f"Ceilings in the newest run ({run['threads']} threads, torch {run['torch']}): {'; '.join(parts)}.\n"
 
 
-def _checks(rows: list[Row]) -> str:
-    run = max((row.run for row in rows), key=lambda run: run["time"])
+def _checks(run: dict[str, Any]) -> str:
     return "".join(f"\n* {c['name']}: {c['summary'].strip('= ')}" for c in run.get("checks", []))
 
 
 def _section(folder: Path, rows: list[Row]) -> str:
-    text = f"\n## {folder.name}\n\n{_ceilings(rows)}{_checks(rows)}\n\n"
+    newest = max((row.run for row in rows), key=lambda run: run["time"])
+    text = f"\n## {folder.name}\n\n{_ceilings(newest)}{_checks(newest)}\n\n"
     if draw(rows, DOCS / f"{folder.name}.png"):
         text += f"![Times faster than the baselines, by length]({folder.name}.png)\n\n"
     plain = [row for row in rows if row.run["malloc"] == "default"]

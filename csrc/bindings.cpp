@@ -19,13 +19,15 @@ Scalar scalar_from(const std::string& name) {
 
 const DeviceInfo& device_from(const std::string& kind, int index) {
   if (kind == "cpu") return host_device();
-  if (kind == "cuda") {
-    const int count = cuda_device_count();
-    if (index >= 0 && index < count) return cuda_device(index);
+  if (kind == "cuda") return cuda_device(index);
+  throw py::value_error("device must be cpu or cuda, got '" + kind + "'");
+}
+
+void check_there(const DeviceInfo& device, int index) {
+  const int count = cuda_device_count();
+  if (device.kind == DeviceKind::cuda && (index < 0 || index >= count))
     throw py::value_error("device cuda:" + std::to_string(index) + " is not there: the kernels see " +
                           std::to_string(count) + " CUDA devices");
-  }
-  throw py::value_error("device must be cpu or cuda, got '" + kind + "'");
 }
 
 template <class Family>
@@ -63,8 +65,11 @@ py::dict explain_fft_conv(int64_t batch, int64_t channels, int64_t seqlen, int g
                           const std::string& device, int device_index, bool precise, int64_t variant) {
   if (seqlen < 1) throw py::value_error("seqlen must be at least 1, got " + std::to_string(seqlen));
   const auto rows = variant_infos<FftConvKernels>();
-  const FftConvPlan plan = plan_fft_conv({batch, channels, seqlen, gates, {scalar_from(dtype), precise, variant}}, rows,
-                                         device_from(device, device_index));
+  const DeviceInfo& info = device_from(device, device_index);
+  const Request request{scalar_from(dtype), precise, variant};
+  choose_variant(rows, request, info);  // what runs on no device is refused as that, whether or not there is one
+  check_there(info, device_index);
+  const FftConvPlan plan = plan_fft_conv({batch, channels, seqlen, gates, request}, rows, info);
   py::dict d;
   d["variant"] = plan.variant;
   d["name"] = isa_name(rows[plan.variant].isa);

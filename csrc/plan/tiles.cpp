@@ -11,6 +11,7 @@ namespace {
 constexpr int kTilePoints = 4096;  // small rows share a block up to so many points
 constexpr int kMatrixTilePoints = 8192;
 constexpr int kMinTileThreads = 64;
+constexpr int kLevelThreads = 256;  // eight warps share the columns of a level
 constexpr int64_t kBinBytes = 8;
 constexpr int64_t kReserved = 1024;  // bytes of shared memory that CUDA takes for each block
 
@@ -31,35 +32,6 @@ TileShape make_tile(int head, int levels, int columns, int buffers, int64_t rows
   t.threads = static_cast<int>(std::clamp<int64_t>(t.rows * points / kNodePoints, kMinTileThreads, kMaxTileThreads));
   return t;
 }
-
-}  // namespace
-
-TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const DeviceInfo& device) {
-  const auto fits = [&](const TileShape& t) { return t.shared_bytes <= device.shared_memory; };
-  const int head = tree.radix[0], levels = tree.depth - 1;
-  TilePlan plan{};
-  if (levels <= kMaxLevels) {
-    plan.row = make_tile(head, levels, 1, buffers, rows, device);
-    if (fits(plan.row)) return plan.whole = true, plan;
-  }
-  for (int inner = std::min(kMaxLevels, levels); inner > 0; --inner) {
-    const int outer = levels - inner;
-    int64_t nodes = head;
-    for (int level = 0; level < outer; ++level) nodes *= kNodePoints;
-    plan.inner = make_tile(0, inner, 1, buffers, rows * nodes, device);
-    if (!fits(plan.inner) || outer >= kMaxLevels) continue;
-    for (int columns : {kColumns, kFewColumns}) {
-      if (outer == 0 && columns < kNodePoints) break;  // the head's pass takes no fewer
-      plan.outer = make_tile(head, outer, columns, 1, rows * plan.inner.points / columns, device);
-      if (fits(plan.outer)) return plan;
-    }
-  }
-  throw std::invalid_argument("transforms of " + std::to_string(tree.points) +
-                              " points need more shared memory than the " + std::to_string(device.shared_memory) +
-                              " bytes that a block of this device has");
-}
-
-namespace {
 
 // The kind of tile for this tree, of no rows yet.
 std::optional<MatrixTile> matrix_tile_of(const TreeShape& tree) {
@@ -98,9 +70,32 @@ void set_threads(MatrixTile& t, int wanted, int most) {
   while (2 << t.side <= abreast) ++t.side;
 }
 
-constexpr int kLevelThreads = 256;  // eight warps share the columns of a level
-
 }  // namespace
+
+TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const DeviceInfo& device) {
+  const auto fits = [&](const TileShape& t) { return t.shared_bytes <= device.shared_memory; };
+  const int head = tree.radix[0], levels = tree.depth - 1;
+  TilePlan plan{};
+  if (levels <= kMaxLevels) {
+    plan.row = make_tile(head, levels, 1, buffers, rows, device);
+    if (fits(plan.row)) return plan.whole = true, plan;
+  }
+  for (int inner = std::min(kMaxLevels, levels); inner > 0; --inner) {
+    const int outer = levels - inner;
+    int64_t nodes = head;
+    for (int level = 0; level < outer; ++level) nodes *= kNodePoints;
+    plan.inner = make_tile(0, inner, 1, buffers, rows * nodes, device);
+    if (!fits(plan.inner) || outer >= kMaxLevels) continue;
+    for (int columns : {kColumns, kFewColumns}) {
+      if (outer == 0 && columns < kNodePoints) break;  // the head's pass takes no fewer
+      plan.outer = make_tile(head, outer, columns, 1, rows * plan.inner.points / columns, device);
+      if (fits(plan.outer)) return plan;
+    }
+  }
+  throw std::invalid_argument("transforms of " + std::to_string(tree.points) +
+                              " points need more shared memory than the " + std::to_string(device.shared_memory) +
+                              " bytes that a block of this device has");
+}
 
 std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device) {
   std::optional<MatrixTile> t = matrix_tile_of(tree);

@@ -143,9 +143,9 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     do {
       // the tile row's place at this step; past the end of its slice it is empty
       const auto row_at = [&](const auto& place, int row) {
-        const int item = first + row, slice = item % slices;
-        const int64_t begin = int64_t{grid.batch} * slice / slices, end = int64_t{grid.batch} * (slice + 1) / slices;
-        return begin + step < end ? place.at(begin + step, item / slices) : place.nothing();
+        const int item = first + row;
+        const Share slice(grid.batch, item % slices, slices);
+        return slice.begin + step < slice.end ? place.at(slice.begin + step, item / slices) : place.nothing();
       };
       fill<float>(bins, [&](int row) { return row_at(input, row); });
       head_pass<false, true>(bins);

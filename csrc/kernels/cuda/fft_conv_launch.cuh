@@ -198,8 +198,9 @@ inline const char* run_backward(const FftConvGradArgs& a, const Exec& e) {
     const int slices = static_cast<int>(a.batch_slices);
     if (plan_tiles(f.tree, 2, 1, *e.device).whole) return backward_chunks<Io>(a, e, 0, slices);
     for (int s = 0; s < slices; ++s) {
-      const int64_t begin = f.batch * s / slices, end = f.batch * (s + 1) / slices;
-      if (const char* error = backward_chunks<Io>(batch_part(a, begin, end - begin), e, s, 1)) return error;
+      const Share slice(f.batch, s, slices);
+      if (const char* error = backward_chunks<Io>(batch_part(a, slice.begin, slice.end - slice.begin), e, s, 1))
+        return error;
     }
     return nullptr;
   });

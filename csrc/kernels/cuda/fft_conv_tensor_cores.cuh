@@ -128,27 +128,26 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
   const BlockState& block = transform.begin(int64_t{grid.channels} * slices);
   int turn = 0;
   for (int task = block.share.begin; task < block.share.end; ++task) {
-    const int channel = task / slices, slice = task % slices;
-    const int begin = static_cast<int>(int64_t{grid.batch} * slice / slices);
-    const int end = static_cast<int>(int64_t{grid.batch} * (slice + 1) / slices);
-    int b = begin;
+    const int channel = task / slices;
+    const Share slice(grid.batch, task % slices, slices);
+    find_filters({block.tile.rows}, spectra, [channel](int) { return channel; });
+    int b = slice.begin;
     do {  // for an empty batch too, whose sum is zero
-      const int most = block.tile.rows / 2, n = end - b < most ? end - b : most;
+      const int most = block.tile.rows / 2, n = slice.end - b < most ? slice.end - b : most;
       const RowsInUse use{2 * n, turn ^= 1}, gradients{n, turn};
       const auto rows_of = [&](const auto& place, int before) {
         return [&, before](const StagedRows&, int row) { return place.at(b + row - before, channel); };
       };
-      find_filters(use, spectra, [channel](int) { return channel; });
       stage(gradients, rows_of(rows.grad, 0));
       stage(use, rows_of(rows.input, n), n);
       Passes::forward(use);
-      Passes::gradients(use, spectra, totals ? totals + int64_t{task} * block.tile.nodes * 256 : nullptr, b > begin,
-                        rows.post_wanted);
+      Bin* const total = totals ? totals + int64_t{task} * StagedRows(use).points() : nullptr;
+      Passes::gradients(use, spectra, total, b > slice.begin, rows.post_wanted);
       if (rows.post_wanted || rows.input_wanted) Passes::inverse(rows.post_wanted ? use : gradients);
       if (rows.input_wanted) unstage(gradients, rows_of(rows.to_input, 0));
       if (rows.post_wanted) unstage(use, rows_of(rows.to_post, n), n);
       b += n;
-    } while (b < end);
+    } while (b < slice.end);
   }
 }
 

@@ -205,8 +205,8 @@ MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total
     const NodePlace at(s, node);
     const NodeBinsOfLane places(s, node);
     BinPair* const to = reinterpret_cast<BinPair*>(total);
-    BinPair filter[4] = {}, sums[4];
-    if (pairs > 0) load_filter(s, spectra, 0, node, filter);  // an empty batch has no channel
+    BinPair filter[4], sums[4];
+    load_filter(s, spectra, 0, node, filter);
 #pragma unroll
     for (int j = 0; j < 4; ++j) sums[j] = total && add ? to[places.at(j)] : BinPair{};
     for (int i = 0; i < pairs; ++i) {

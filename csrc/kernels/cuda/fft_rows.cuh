@@ -20,11 +20,12 @@ struct RowGrid {
   }
 };
 
-// The share of [0, n) that belongs to this block.
+// One of the shares that [0, n) is cut into: of this block, when nothing else is said.
 struct Share {
   int begin, end;
-  MONARCH_DEVICE explicit Share(int64_t n)
-      : begin(static_cast<int>(n * blockIdx.x / gridDim.x)), end(static_cast<int>(n * (blockIdx.x + 1) / gridDim.x)) {}
+  MONARCH_HD Share(int64_t n, int64_t share, int64_t shares)
+      : begin(static_cast<int>(n * share / shares)), end(static_cast<int>(n * (share + 1) / shares)) {}
+  MONARCH_DEVICE explicit Share(int64_t n) : Share(n, blockIdx.x, gridDim.x) {}
 };
 
 // A bad length stops the kernel: the host cannot look at device memory without waiting for it.

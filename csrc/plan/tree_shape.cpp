@@ -1,10 +1,13 @@
 #include "tree_shape.h"
 
+#include <algorithm>
 #include <initializer_list>
 
 namespace monarch {
 
 namespace {
+
+constexpr int64_t kLongPoints = 1 << 17;
 
 // A head of at most 24 children, then levels of 16 (tiles.h), at least one.
 TreeShape choose_cuda_tree(int64_t length) {
@@ -42,9 +45,14 @@ TreeShape choose_tree(int64_t length, int lanes) {
       }
     }
   }
+  const bool is_long = best.points >= kLongPoints;
+  // A column of a long row lies on the same cache sets for every child of the root: the fewer children, the fewer lines
+  // that push one another out.
+  int* const last = best.radix + best.depth;
+  if (is_long && best.radix[0] > last[-1]) std::rotate(best.radix, last - 1, last);
   const int64_t children = best.points / lanes / (best.depth ? best.radix[0] : 1);
   best.root_pitch = children >= 32 ? children + 2 : children;  // keeps the children off the same cache sets
-  best.split_twist = best.points >= (1 << 17);
+  best.split_twist = is_long;
   return best;
 }
 

@@ -75,12 +75,12 @@ struct FftConv {
   // What is about to be read or written, brought into cache a piece per codelet. Rows lie far apart, and the hardware
   // starts anew at each.
   struct Ahead {
-    static constexpr int kStreams = 4;
+    static constexpr int kStreams = 5;
     const char* stream[kStreams] = {};
     int64_t bytes_per_scalar = 0;  // of a stream, for a scalar of the bins
-    MONARCH_INLINE void operator()(int64_t at, int count) const {
+    MONARCH_INLINE void operator()(int64_t at, const C*, int count) const {
       const int64_t begin = at * bytes_per_scalar / 2, end = (at + count * E::kBlock) * bytes_per_scalar / 2;
-#pragma GCC unroll 4
+#pragma GCC unroll 5
       for (int i = 0; i < kStreams; ++i)
         if (stream[i])
           for (int64_t byte = begin; byte < end; byte += 64) __builtin_prefetch(stream[i] + byte, 0, kIntoL2);
@@ -88,38 +88,45 @@ struct FftConv {
   };
   struct MultiplyBins {
     const T* filter;
-    Ahead ahead = {};
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
-      ahead(at, count);
       const T* const soon = filter + at + 4 * count * E::kBlock;
       for (int i = 0; i < count * E::kBlock; i += 64 / int(sizeof(T))) __builtin_prefetch(soon + i, 0, kIntoL2);
 #pragma GCC unroll 8
       for (int q = 0; q < count; ++q) x[q] = mul(x[q], E::load_block(filter + at + q * E::kBlock));
     }
   };
-  struct LoadBins {  // inverse only: the product of stored bins and the filter, or the bins themselves
-    const T *bins, *filter;
+  struct LoadBins {  // inverse only
+    const T* bins;
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
 #pragma GCC unroll 8
-      for (int q = 0; q < count; ++q) {
-        x[q] = E::load_block(bins + at + q * E::kBlock);
-        if (filter) x[q] = mul(x[q], E::load_block(filter + at + q * E::kBlock));
-      }
+      for (int q = 0; q < count; ++q) x[q] = E::load_block(bins + at + q * E::kBlock);
     }
   };
-  struct GradBins {  // dK += conj(X) G, then G conj(K) goes back to give the input gradient
+  struct GradBins {  // dK += conj(X) G, or = for the first row; then G conj(K) goes back to give the input gradient
     const T *bins, *filter;
-    T* filter_grad;
+    T* filter_grad;  // may be where the bins are
+    bool first;
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
 #pragma GCC unroll 8
       for (int q = 0; q < count; ++q) {
         const int64_t i = at + q * E::kBlock;
-        if (filter_grad)
-          E::store_block(filter_grad + i, E::load_block(filter_grad + i) + mul_conj(x[q], E::load_block(bins + i)));
+        if (filter_grad) {
+          C grad = mul_conj(x[q], E::load_block(bins + i));
+          if (!first) grad = E::load_block(filter_grad + i) + grad;
+          E::store_block(filter_grad + i, grad);
+        }
         x[q] = mul_conj(x[q], E::load_block(filter + i));
       }
     }
   };
+  template <class... Ops>
+  struct InTurn : Ops... {
+    MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
+      (static_cast<const Ops&>(*this)(at, x, count), ...);
+    }
+  };
+  template <class... Ops>
+  InTurn(Ops...) -> InTurn<Ops...>;
 
   // ---- filters -------------------------------------------------------------------------------------------------
 
@@ -137,7 +144,7 @@ struct FftConv {
                                  const T* spectrum) {
     const TapRow<T> row(taps, h, seqlen, tree.points);
     const bool all = row.two_sided();
-    const LoadBins load{spectrum, nullptr};
+    const LoadBins load{spectrum};
     const int64_t kept = all ? 0 : row.num_k;
     if (row.k) std::memset(row.k + kept, 0, sizeof(T) * (taps.num_k - kept));
     if (row.k_rev) std::memset(row.k_rev, 0, sizeof(T) * taps.num_rev);
@@ -178,30 +185,25 @@ struct FftConv {
     if (y && valid < seqlen) std::memset(y + valid, 0, sizeof(Io) * (seqlen - valid));
   }
 
-  // Which row a task is.
-  struct Task {
+  struct Place {  // of a row
     int64_t b, h;
-    template <class Args>
-    Task(const Args& a, int64_t task) {
-      const int64_t tile = task / (a.channel_tile * a.batch) * a.channel_tile, within = task - tile * a.batch;
-      const int64_t left = a.channels - tile, width = left < a.channel_tile ? left : a.channel_tile;
-      b = within / width;
-      h = tile + within % width;
-    }
   };
+  template <class Args>
+  static MONARCH_INLINE Place place_of(const Args& a, int64_t task) {
+    const int64_t tile = task / (a.channel_tile * a.batch) * a.channel_tile, within = task - tile * a.batch;
+    const int64_t left = a.channels - tile, width = left < a.channel_tile ? left : a.channel_tile;
+    return {within / width, tile + within % width};
+  }
 
-  // What a row still needs, and the input of the next.
+  // Rows that are to be read and to be written soon; null: none.
   template <class Io>
-  static Ahead needed_soon(const FftConvArgs& a, Task now, Task next) {
-    const int64_t bytes = a.seqlen * int64_t(sizeof(Io));
-    Ahead ahead;
-    ahead.bytes_per_scalar = sizeof(Io);
-    if (bytes > kReadAhead) return ahead;
-    ahead.stream[0] = reinterpret_cast<const char*>(row<Io>(a.post_gate, now.b, now.h));
-    if (bytes <= kWriteAhead) ahead.stream[1] = reinterpret_cast<const char*>(row<Io>(a.y, now.b, now.h));
-    ahead.stream[2] = reinterpret_cast<const char*>(row<Io>(a.u, next.b, next.h));
-    ahead.stream[3] = reinterpret_cast<const char*>(row<Io>(a.pre_gate, next.b, next.h));
-    return ahead;
+  static MONARCH_INLINE Ahead ahead(int64_t seqlen, const Io* const (&read)[3], const Io* const (&written)[2]) {
+    const int64_t bytes = seqlen * int64_t(sizeof(Io));
+    Ahead soon;
+    soon.bytes_per_scalar = sizeof(Io);
+    for (int i = 0; i < 3 && bytes <= kReadAhead; ++i) soon.stream[i] = reinterpret_cast<const char*>(read[i]);
+    for (int i = 0; i < 2 && bytes <= kWriteAhead; ++i) soon.stream[3 + i] = reinterpret_cast<const char*>(written[i]);
+    return soon;
   }
 
   template <class Io>
@@ -212,11 +214,10 @@ struct FftConv {
     T* const w = work.get();
     const bool large = a.batch * a.channels * a.seqlen * int64_t(sizeof(Io)) >= kPastCaches;
     int64_t have = -1;
-    Task next(a, exec.begin);
+    Place next = place_of(a, exec.begin);
     for (int64_t task = exec.begin; task < exec.end; ++task) {
-      const Task now = next;
-      const auto [b, h] = now;
-      if (task + 1 < exec.end) next = Task(a, task + 1);
+      const auto [b, h] = next;
+      if (task + 1 < exec.end) next = place_of(a, task + 1);
       const T* filter = own_filter.get();
       if (a.spectrum) {
         filter = static_cast<const T*>(a.spectrum) + h * 2 * tree.points;
@@ -225,11 +226,13 @@ struct FftConv {
         have = h;
       }
       const int64_t valid = valid_length(a.lengths, b, a.seqlen);
-      Io* y = row<Io>(a.y, b, h);
+      Io *y = row<Io>(a.y, b, h), *post = row<Io>(a.post_gate, b, h);
+      const Ahead soon =
+          ahead<Io>(a.seqlen, {post, row<Io>(a.u, next.b, next.h), row<Io>(a.pre_gate, next.b, next.h)}, {y});
       E::transform(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid},
-                   MultiplyBins{filter, needed_soon<Io>(a, now, next)},
+                   InTurn{soon, MultiplyBins{filter}},
                    GatedSink<Io>{.y = y,
-                                 .gate = row<Io>(a.post_gate, b, h),
+                                 .gate = post,
                                  .valid = valid,
                                  .past_caches = large && reinterpret_cast<uintptr_t>(y) % sizeof(V) == 0},
                    w, tree);
@@ -251,25 +254,32 @@ struct FftConv {
     const Tree<T>& tree;
     T *w, *bins;  // work buffer; transform of the gated input, in tree order
 
-    void row_gradients(int64_t b, int64_t h, const T* filter, T* filter_grad) const {
+    void row_gradients(Place at, Place next, const T* filter, T* filter_grad, bool first) const {
       const FftConvArgs& f = a.forward;
-      const int64_t valid = valid_length(f.lengths, b, f.seqlen);
+      const auto [b, h] = at;
+      const int64_t L = f.seqlen, valid = valid_length(f.lengths, b, L);
       const Io *u = row<Io>(f.u, b, h), *pre = row<Io>(f.pre_gate, b, h), *post = row<Io>(f.post_gate, b, h);
       const Io* grad = row<Io>(a.grad, b, h);
       Io *du = row<Io>(a.grad_u, b, h), *dpre = row<Io>(a.grad_pre_gate, b, h);
       Io* dpost = row<Io>(a.grad_post_gate, b, h);
       const GatedSource<Io> input{u, pre, valid}, gated_grad{grad, post, valid};
-      const GradBins product{bins, filter, filter_grad};
-      if (filter_grad || dpost) E::transform(input, StoreBins{bins}, Nothing(), w, tree);
+      const StoreBins store{bins};
+      Ahead soon = ahead<Io>(L, {grad, post}, {dpost});
+      if (dpost) {
+        E::transform(input, InTurn{soon, store, MultiplyBins{filter}}, GatedSink<Io>{dpost, grad, valid}, w, tree);
+      } else if (filter_grad) {
+        E::transform(input, InTurn{soon, store}, Nothing(), w, tree);
+      }
+      soon = ahead<Io>(L, {row<Io>(f.u, next.b, next.h), row<Io>(f.pre_gate, next.b, next.h)}, {du, dpre});
+      const InTurn product{soon, GradBins{bins, filter, filter_grad, first}};
       if (du || dpre) {
         E::transform(gated_grad, product, GatedSink<Io>{du, pre, valid, dpre, u}, w, tree);
       } else if (filter_grad) {
         E::transform(gated_grad, product, Nothing(), w, tree);
       }
-      if (dpost) E::transform(Nothing(), LoadBins{bins, filter}, GatedSink<Io>{dpost, grad, valid}, w, tree);
-      zero_tail(du, valid, f.seqlen);
-      zero_tail(dpre, valid, f.seqlen);
-      zero_tail(dpost, valid, f.seqlen);
+      zero_tail(du, valid, L);
+      zero_tail(dpre, valid, L);
+      zero_tail(dpost, valid, L);
     }
   };
 
@@ -278,11 +288,12 @@ struct FftConv {
     const FftConvArgs& f = a.forward;
     const Tree<T>& tree = tree_tables<T>(f.tree);
     const int64_t bins = 2 * tree.points, slices = a.batch_slices;
+    const bool lone_rows = f.batch == slices;  // one per sum
     // channels whose rows are worked on together, batch row after batch row
-    const int64_t tile = slices == 1 ? f.channel_tile : 1;
+    const int64_t tile = slices > 1 || lone_rows ? 1 : f.channel_tile;
     const bool to_taps = a.grad_taps.k || a.grad_taps.k_rev || a.grad_taps.skip;
     Scratch<T> work(f.tree.work_scalars()), stored(bins);
-    Scratch<T> own_filters(f.spectrum ? 0 : tile * bins), own_grads(a.spectrum_grad ? 0 : tile * bins);
+    Scratch<T> own_filters(f.spectrum ? 0 : tile * bins), own_grads(a.spectrum_grad || lone_rows ? 0 : tile * bins);
     const BackwardTask<Io> row{a, tree, work.get(), stored.get()};
     for (int64_t task = exec.begin; task < exec.end; task += tile) {
       const int64_t width = exec.end - task < tile ? exec.end - task : tile;
@@ -290,13 +301,17 @@ struct FftConv {
       const T* filters = f.spectrum ? static_cast<const T*>(f.spectrum) + h * bins : own_filters.get();
       T* grads = nullptr;
       if (a.spectrum_grad) grads = static_cast<T*>(a.spectrum_grad) + task * bins;
-      if (!a.spectrum_grad && to_taps) grads = own_grads.get();
+      if (!a.spectrum_grad && to_taps) grads = lone_rows ? stored.get() : own_grads.get();
       for (int64_t i = 0; i < width && !f.spectrum; ++i)
         make_spectrum(f.taps, h + i, f.seqlen, tree, work.get(), own_filters.get() + i * bins);
-      if (grads) std::memset(grads, 0, sizeof(T) * width * bins);
-      for (int64_t b = f.batch * slice / slices; b < f.batch * (slice + 1) / slices; ++b)
-        for (int64_t i = 0; i < width; ++i)
-          row.row_gradients(b, h + i, filters + i * bins, grads ? grads + i * bins : nullptr);
+      const int64_t first = f.batch * slice / slices, rows = (f.batch * (slice + 1) / slices - first) * width;
+      if (grads && rows == 0) std::memset(grads, 0, sizeof(T) * width * bins);
+      const auto place = [&](int64_t i) { return Place{first + i / width, h + i % width}; };
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t at = i % width * bins;
+        row.row_gradients(place(i), place(i + 1 < rows ? i + 1 : i), filters + at, grads ? grads + at : nullptr,
+                          i < width);
+      }
       for (int64_t i = 0; i < width && to_taps && !a.spectrum_grad; ++i)
         taps_from_spectrum(a.grad_taps, h + i, f.seqlen, tree, work.get(), grads + i * bins);
     }
@@ -371,7 +386,7 @@ struct FftConv {
     };
     Scratch<T> work(a.tree.work_scalars()), rest(a.residual_spectrum ? a.seqlen : 0);
     for (int64_t task = exec.begin; task < exec.end; ++task) {
-      const auto [b, h] = Task(a, task);
+      const auto [b, h] = place_of(a, task);
       const int64_t valid = valid_length(a.lengths, b, a.seqlen), H = a.channels;
       if (a.residual_spectrum)
         E::transform(GatedSource<Io>{row<Io>(a.u, b, h), nullptr, valid}, filter(a.residual_spectrum, h),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monarch_ops.m2bert import M2BertConfig, M2BertModel
+from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel
 
 LONGEST, WORDS = 64, 100
+CLASSES = (M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification)
 
 
 def tiny_config(**options) -> M2BertConfig:
@@ -25,6 +26,14 @@ def lively(model: nn.Module) -> nn.Module:
 
 def tiny(**options) -> M2BertModel:
     return lively(M2BertModel(tiny_config(**options)))
+
+
+def tiny_loss(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """A loss of the kind that the model is trained with."""
+    if isinstance(model, M2BertModel):
+        return model(ids, mask).pooler_output.square().sum()
+    labels = ids if isinstance(model, M2BertForMaskedLM) else torch.arange(len(ids)) % model.num_labels
+    return model(ids, mask, labels=labels).loss
 
 
 def words(*shape: int) -> Tensor:

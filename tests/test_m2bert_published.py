@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import HERE, parity_dir
+from conftest import parity_dir
 from torch import Tensor
 
 pytest.importorskip("transformers", reason="monarch_ops.m2bert needs the extra monarch-ops[m2bert]")
 
 from safetensors.torch import save_file
+from tiny_m2bert import PUBLISHED_OPTIONS as OPTIONS
+from tiny_m2bert import published_weights
 
 from monarch_ops.m2bert import (
     M2BertConfig,
@@ -28,14 +28,11 @@ from monarch_ops.m2bert import (
 from monarch_ops.m2bert.checkpoint import config_from_official, convert_official, own_name
 
 Weights = dict[str, Tensor]
-OPTIONS = json.loads((HERE / "data" / "parity" / "07_short_input_on_lmax256.json").read_text())["config"]
 
 
 @pytest.fixture
 def weights() -> Weights:
-    """Encoder, pooler, language-model head and classifier of one of the small recordings under tests/data."""
-    with np.load(HERE / "data" / "parity" / "07_short_input_on_lmax256.npz") as stored:
-        return {k.removeprefix("param/"): torch.from_numpy(stored[k]) for k in stored.files if k.startswith("param/")}
+    return published_weights()
 
 
 def without(weights: Weights, pattern: str) -> Weights:
@@ -193,6 +190,15 @@ def test_bad_checkpoints_are_refused(weights: Weights) -> None:
         changed = {k: v for k, v in (weights | change).items() if v is not None}
         with pytest.raises(ValueError, match=message):
             load_official(changed, OPTIONS)
+
+
+def test_what_is_wrong_in_every_layer_is_said_once(weights: Weights) -> None:
+    with pytest.raises(ValueError, match="does not fit M2BertModel") as error:
+        load_official(without(weights, r"layer\.\d\.mlp\.wo\.bias"), OPTIONS | {"hidden_size": 80}, M2BertModel)
+    message = str(error.value)
+    assert "missing ['bert.encoder.layer.{0,1}.mlp.wo.bias']; " in message
+    assert "'bert.encoder.layer.{0,1}.attention.in_linear.bias: (192,), not (240,)'" in message
+    assert "layer.1" not in message
 
 
 def test_every_missing_parameter_is_noticed(weights: Weights) -> None:

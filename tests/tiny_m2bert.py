@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import torch
+from conftest import HERE
 from torch import Tensor, nn
 
 from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel
@@ -44,6 +48,16 @@ def padded_batch(lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
     """Ids with random rubbish where the mask says padding, and the mask."""
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
     return words(len(lengths), width), mask
+
+
+_CASE = HERE / "data" / "parity" / "07_short_input_on_lmax256"
+PUBLISHED_OPTIONS = json.loads(_CASE.with_suffix(".json").read_text())["config"]
+
+
+def published_weights() -> dict[str, Tensor]:
+    """Encoder, pooler, language-model head and classifier of a small recording, under their published names."""
+    with np.load(_CASE.with_suffix(".npz")) as stored:
+        return {k.removeprefix("param/"): torch.from_numpy(stored[k]) for k in stored.files if k.startswith("param/")}
 
 
 VARIETIES = {

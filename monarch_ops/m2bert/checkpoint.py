@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -196,6 +196,24 @@ _LANGUAGE_HEAD = ("dense.", "LayerNorm.", "decoder_bias")
 _OPTIONAL = (*_LANGUAGE_HEAD, "classifier.", "bert.pooler.")
 
 
+def _by_layer(names: Iterable[str]) -> list[str]:
+    """Sorted, and what is the same in several layers once: ``layer.{0,1,5}.mlp.wo.bias``."""
+    layers: dict[str, list[int]] = {}
+    for name in sorted(names):
+        number = re.search(r"(?<=\blayer\.)\d+", name)
+        general = re.sub(r"(?<=\blayer\.)\d+", "*", name, count=1)
+        layers.setdefault(general, []).extend([int(number[0])] if number else [])
+    numbers = {g: ",".join(map(str, sorted(found))) for g, found in layers.items()}
+    return [g.replace("*", f"{{{n}}}" if "," in n else n) for g, n in numbers.items()]
+
+
+def own_state(model: M2BertPreTrainedModel) -> dict[str, Tensor]:
+    """Parameters and buffers of a model; those of an encoder under the names that they have in models with a head."""
+    base = model.base_model_prefix
+    prefix = "" if hasattr(model, base) else f"{base}."
+    return {prefix + name: value for name, value in model.state_dict().items()}
+
+
 @overload
 def load_official(
     checkpoint: str | Path | Mapping[str, Any], config: M2BertConfig | Mapping[str, Any]
@@ -238,12 +256,11 @@ def load_official(
     if not isinstance(config, M2BertConfig):
         config = config_from_official(config)
     model = model_class(config)
-    alone = "" if hasattr(model, model.base_model_prefix) else f"{model.base_model_prefix}."
-    own = {alone + name: value for name, value in model.state_dict().items()}
+    own = own_state(model)
     problems = {
-        "missing": sorted(set(own) - set(converted)),
-        "unknown": sorted(name for name in set(converted) - set(own) if not name.startswith(_OPTIONAL)),
-        "wrong shape": sorted(
+        "missing": _by_layer(set(own) - set(converted)),
+        "unknown": _by_layer(name for name in set(converted) - set(own) if not name.startswith(_OPTIONAL)),
+        "wrong shape": _by_layer(
             f"{name}: {tuple(converted[name].shape)}, not {tuple(own[name].shape)}"
             for name in set(own) & set(converted)
             if own[name].shape != converted[name].shape
@@ -252,5 +269,7 @@ def load_official(
     if any(problems.values()):
         listed = "; ".join(f"{kind} {names}" for kind, names in problems.items() if names)
         raise ValueError(f"load_official: the checkpoint does not fit {model_class.__name__}: {listed}")
-    model.load_state_dict({name.removeprefix(alone): converted[name] for name in own})
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(converted[name])
     return model.eval()

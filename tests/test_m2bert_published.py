@@ -278,6 +278,14 @@ def test_what_a_file_does_not_say_is_as_published() -> None:
     assert config_from_official({"vocab_size": 100}).vocab_size == 104
 
 
+def test_options_without_meaning_here_are_not_looked_at() -> None:
+    """References to what is not there included, and what belongs to another kind of model."""
+    config = config_from_official({"precision": "${precision}", "model_type": "bert", "architectures": ["Bert"]})
+    assert config.model_type == config.to_dict()["model_type"] == "m2-bert"
+    assert config.architectures is None
+    assert not hasattr(config, "precision")
+
+
 def test_a_whole_file() -> None:
     """Nested and with references to other keys, as the files are; YAML readers leave 1e-12 a string."""
     options = {"max_position_embeddings": "${max_seq_len}", "long_conv_l_max": "${max_seq_len}", "hidden_size": 96}

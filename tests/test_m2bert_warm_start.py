@@ -15,7 +15,7 @@ pytest.importorskip("transformers", reason="monarch_ops.m2bert needs the extra m
 
 from tiny_m2bert import CLASSES, LONGEST, VARIETIES, lively, padded_batch, tiny, tiny_config, tiny_loss, words
 
-from monarch_ops.m2bert import M2BertModel, warm_start
+from monarch_ops.m2bert import M2BertConfig, M2BertModel, warm_start
 from monarch_ops.nn import HyenaFilter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,6 +124,15 @@ def test_position_embeddings_are_tiled() -> None:
     old = model.embeddings.position_embeddings.weight
     assert rows.shape == (LONGER, 64)
     assert all(torch.equal(rows[n], old[n % LONGEST]) for n in range(LONGER))
+
+
+def test_published_sizes() -> None:
+    """The 8k preset becomes as large as the 32k one."""
+    with torch.device("meta"):
+        model, other = (M2BertModel(M2BertConfig.preset(f"m2-bert-80m-{length}")) for length in ("8k", "32k"))
+        longer = warm_start(model, 32768)
+    shapes = [{name: t.shape for name, t in m.state_dict().items()} for m in (longer, other)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("made", CLASSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -37,7 +38,9 @@ _PUBLISHED_DEFAULTS: dict[str, Any] = {
     "use_positional_encodings": False,
     "padding": "official",
 }
-_KNOWN = set(M2BertConfig().to_dict()) | {"num_labels", "problem_type"}
+_KNOWN = set(inspect.signature(M2BertConfig.__init__).parameters) - {"self", "kwargs"}
+_KNOWN |= {"num_labels", "problem_type", "id2label", "label2id"}
+_READ = _KNOWN | _RENAMED.keys() | _UNSUPPORTED.keys() | {"pool_all"}
 
 
 def _option(name: str, value: Any, file: Mapping[str, Any]) -> Any:
@@ -68,8 +71,9 @@ def config_from_official(options: Mapping[str, Any], **overrides: Any) -> M2Bert
     """
     file = options
     for section in ("model", "model_config"):
-        options = options.get(section, options)
-    values = {name: _option(name, value, file) for name, value in options.items()}
+        inner = options.get(section)
+        options = inner if isinstance(inner, Mapping) else options
+    values = {name: _option(name, value, file) for name, value in options.items() if name in _READ}
     for name, wanted in _UNSUPPORTED.items():
         if values.get(name, wanted) != wanted:
             raise ValueError(f"config_from_official: option {name!r} must be {wanted}, got {values[name]!r}")
@@ -241,8 +245,8 @@ def load_official(
             Composer, in PyTorch's format or in safetensors'. Tables of FlashFFTConv and position ids are skipped.
         config: sizes, or the options of a published configuration file, for which see :func:`config_from_official`.
         model_class: ``M2BertModel``, ``M2BertForMaskedLM`` or ``M2BertForSequenceClassification``; all that it has must
-            be in the checkpoint, and heads that it lacks are left out. Default: the language
-            model when the checkpoint has its head, else the encoder.
+            be in the checkpoint, and heads that it lacks are left out. Default: the language model when the checkpoint
+            has its head, else the encoder.
 
     Raises:
         FileNotFoundError: there is no such file.

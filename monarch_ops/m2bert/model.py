@@ -40,10 +40,9 @@ class M2BertEmbeddings(nn.Module):
     def forward(self, words: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Word ids (B, L) or word vectors (B, L, H) -> (B, L, H)."""
         x = words if words.is_floating_point() else self.word_embeddings(words)
-        types = (
-            torch.zeros(x.shape[:2], dtype=torch.long, device=x.device) if token_type_ids is None else token_type_ids
-        )
-        x = x + self.token_type_embeddings(types)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
+        x = x + self.token_type_embeddings(token_type_ids)
         if self.position_embeddings is not None:
             x = x + self.position_embeddings.weight[: x.shape[1]]
         return self.dropout(self.LayerNorm(x))

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -21,6 +21,16 @@ app = typer.Typer(help="FFT long convolutions and Monarch block-diagonal matmuls
 @app.callback()
 def main() -> None:
     """FFT long convolutions and Monarch block-diagonal matmuls for PyTorch."""
+
+
+def _show(found: dict[str, Any]) -> None:
+    """Names and values as a table; of dictionaries and lists one entry per line."""
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = [f"{kernel}: {', '.join(names)}" for kernel, names in value.items()]
+        table.add_row(name, "\n".join(value) or "none" if isinstance(value, list) else str(value))
+    Console().print(table)
 
 
 def installation() -> dict[str, Any]:
@@ -55,12 +65,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object i
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    table = Table(show_header=False, box=None)
-    for name, value in found.items():
-        if isinstance(value, dict):
-            value = [f"{kernel}: {', '.join(names)}" for kernel, names in value.items()]
-        table.add_row(name, "\n".join(value) or "none" if isinstance(value, list) else str(value))
-    Console().print(table)
+    _show(found)
 
 
 @app.command()
@@ -117,3 +122,61 @@ def bench(
     if report:
         raise typer.Exit(runs.report(30.0 if minutes is None else minutes, select, options))
     raise typer.Exit(runs.measure(minutes, select, None if record is None else record.resolve(), options))
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Published weights: .pt, .bin or safetensors.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    config: Annotated[str, typer.Option(help="Published YAML file, or a preset such as m2-bert-80m-8k.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer to write beside the model.")] = None,
+    model: Annotated[
+        Literal["auto", "encoder", "language-model", "classifier"],
+        typer.Option(help="What to make of it; auto: the language model when its head is there, else the encoder."),
+    ] = "auto",
+    padding: Annotated[
+        Literal["official", "invariant"],
+        typer.Option(help="official: padding takes part, as published; invariant: it changes nothing."),
+    ] = "official",
+    extend_to: Annotated[
+        int | None, typer.Option(min=2, help="Warm start: longest input in tokens of the new model.")
+    ] = None,
+    decay: Annotated[
+        Literal["stretch", "tokens"],
+        typer.Option(help="Of extended filters: spread over the new length, or as before per token."),
+    ] = "stretch",
+    features: Annotated[
+        Literal["tile", "continue"],
+        typer.Option(help="Of extended filters: the old ones again, or what their formulas give beyond."),
+    ] = "tile",
+) -> None:
+    """Write published M2-BERT weights in the form of Hugging Face: config.json, model.safetensors, tokenizer.
+
+    The folder appears when it is complete. Weights that are missing, unknown or of another shape are listed.
+    """
+    try:
+        from . import m2bert
+        from .m2bert import convert as conversion
+    except ImportError as error:
+        needed = "pip install --no-build-isolation 'monarch-ops[m2bert]'"
+        raise typer.BadParameter(f"{error}; converting needs: {needed}") from error
+    classes = {
+        "encoder": m2bert.M2BertModel,
+        "language-model": m2bert.M2BertForMaskedLM,
+        "classifier": m2bert.M2BertForSequenceClassification,
+    }
+    try:
+        options = conversion.read_config(config, padding=padding)
+        done = conversion.convert(
+            checkpoint,
+            options,
+            output,
+            model_class=classes.get(model),
+            tokenizer=tokenizer,
+            extend_to=extend_to,
+            decay=decay,
+            features=features,
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    _show(done.summary())

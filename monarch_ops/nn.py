@@ -132,6 +132,7 @@ class HyenaFilter(nn.Module):
         emb_dim: number of position features, odd and at least 3.
         w: initial value of the frequencies; `w_mod` multiplies them without being trained.
         bidirectional: also make reverse taps.
+        base_len: the length that the features are made for (default: `max_len`); see :meth:`extend`.
     """
 
     t: Tensor
@@ -146,11 +147,13 @@ class HyenaFilter(nn.Module):
         w: float = 10.0,
         w_mod: float = 1.0,
         bidirectional: bool = True,
+        base_len: int | None = None,
     ) -> None:
         super().__init__()
         if emb_dim < 3 or emb_dim % 2 == 0:
             raise ValueError(f"HyenaFilter: argument 'emb_dim' must be odd and at least 3, got {emb_dim}")
         self.channels, self.max_len, self.w_mod = channels, max_len, w_mod
+        self.base_len = max_len if base_len is None else base_len
         self.z = nn.Parameter(torch.empty(max_len, emb_dim))
         self.register_buffer("t", torch.empty(max_len))
         self.register_buffer("deltas", torch.empty(channels))
@@ -166,21 +169,57 @@ class HyenaFilter(nn.Module):
         hidden = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         return nn.ModuleList([*hidden, nn.Linear(order, channels, bias=False)])
 
+    def _features(self, n: Tensor) -> Tensor:
+        """The published initial features of the positions `n` (float64), at any of which they are defined."""
+        bands = (self.z.shape[1] - 1) // 2
+        band = torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64, device=n.device)
+        angle = (2 * math.pi / self.base_len) * n[:, None] * band
+        time = n / max(1, self.base_len - 1)
+        return torch.cat([time[:, None], angle.cos(), -angle.sin()], dim=1)
+
     @torch.no_grad()
     def reset_parameters(self, w: float) -> None:
         """The published initial values of everything but the linear layers."""
         # the device is named, because transformers builds models under torch.device("meta") and moves linspace off it
         device = self.z.device
         n = torch.arange(self.max_len, dtype=torch.float64, device=device)
-        bands = (self.z.shape[1] - 1) // 2
-        band = torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64, device=device)
-        angle = (2 * math.pi / self.max_len) * n[:, None] * band
-        time = n / max(1, self.max_len - 1)
-        self.t.copy_(time)
-        self.z.copy_(torch.cat([time[:, None], angle.cos(), -angle.sin()], dim=1))
+        self.t.copy_(n / max(1, self.max_len - 1))
+        self.z.copy_(self._features(n))
         self.deltas.copy_(torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, self.channels, device=device))
         self.freq.fill_(w)
         self.bias.normal_()
+
+    @torch.no_grad()
+    def extend(self, max_len: int, decay: str = "tokens", features: str = "continue") -> None:
+        """Make taps for lags up to `max_len`, in place; the MLPs stay as they are.
+
+        Args:
+            max_len: the new length, larger than the old.
+            decay: "tokens", where the times ``t`` go on as they were and all old taps keep their values, or "stretch",
+                where their range is spread over `max_len`, so that the window decays more slowly.
+            features: rows of ``z`` for the new lags. "continue": the initial features, functions of the position that
+                are defined at every lag; "tile": the old rows again, from the first.
+        """
+        old, device = self.max_len, self.z.device
+        if max_len <= old:
+            raise ValueError(f"HyenaFilter.extend: argument 'max_len' must be larger than {old}, got {max_len}")
+        for name, value, known in (
+            ("decay", decay, ("tokens", "stretch")),
+            ("features", features, ("continue", "tile")),
+        ):
+            if value not in known:
+                raise ValueError(f"HyenaFilter.extend: argument {name!r} must be one of {known}, got {value!r}")
+        n = torch.arange(max_len, dtype=torch.float64, device=device)
+        rows = self._features(n[old:]) if features == "continue" else self.z[torch.arange(old, max_len) % old]
+        z = torch.cat([self.z, rows.to(self.z.dtype)])
+        self.z = nn.Parameter(z, requires_grad=self.z.requires_grad)
+        first, last = self.t[0].double(), self.t[-1].double()
+        if decay == "stretch":
+            self.t = (first + (last - first) * n / (max_len - 1)).to(self.t.dtype)
+        else:
+            more = last + (last - first) / max(1, old - 1) * (n[old:] - (old - 1))
+            self.t = torch.cat([self.t, more.to(self.t.dtype)])
+        self.max_len = max_len
 
     def forward(self, seqlen: int) -> tuple[Tensor, Tensor | None]:
         """The first `seqlen` taps: k (H, seqlen) and k_rev (H, seqlen) or None."""

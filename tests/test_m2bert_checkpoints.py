@@ -1,48 +1,63 @@
-"""M2-BERT on disk: saving and loading as transformers does it, and import of published checkpoints."""
+"""M2-BERT on disk: saving, loading and sharing as transformers does it."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from conftest import HERE, parity_dir
 from tolerance import relative_error
-from torch import Tensor
 
 pytest.importorskip("transformers", reason="monarch_ops.m2bert needs the extra monarch-ops[m2bert]")
 
-from tiny_m2bert import WORDS, lively, tiny, tiny_config, words
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file
+from tiny_m2bert import CLASSES, WORDS, lively, tiny, tiny_config, words
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertModel, load_official
-from monarch_ops.m2bert.checkpoint import config_from_official, convert_official, own_name
+from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+AUTO = dict(zip(CLASSES, (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification), strict=True))
 
-# ---- saving and loading ----------------------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize(("made", "auto"), [(M2BertModel, AutoModel), (M2BertForMaskedLM, AutoModelForMaskedLM)])
+@pytest.mark.parametrize("made", CLASSES)
 @torch.no_grad()
-def test_round_trip(tmp_path: Path, made, auto) -> None:
-    options = {"pooling": "mean", "hyena_w_mod": 2.0, "monarch_mlp_nblocks": 2}
+def test_round_trip(tmp_path: Path, made) -> None:
+    options = {"pooling": "mean", "hyena_w_mod": 2.0, "monarch_mlp_nblocks": 2, "num_labels": 3}
     model, ids = lively(made(tiny_config(**options))), words(2, 20)
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").exists()
     config = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(config, M2BertConfig)
     assert {name: getattr(config, name) for name in options} == options
-    for loader in (made, auto):
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored.keys() == dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
+    assert config.architectures == [made.__name__]
+    for loader in (made, AUTO[made]):
         loaded = loader.from_pretrained(tmp_path)
         assert type(loaded) is made
         assert not loaded.training
         for name, value in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value), name
         assert torch.equal(loaded(ids)[0], model(ids)[0])
+
+
+@torch.no_grad()
+def test_the_decoder_stays_the_word_embedding(tmp_path: Path) -> None:
+    """One table in the file, and one in the model that is loaded from it."""
+    lively(M2BertForMaskedLM(tiny_config())).save_pretrained(tmp_path)
+    tables = [name for name, t in load_file(tmp_path / "model.safetensors").items() if t.shape == (WORDS, 64)]
+    assert tables == ["bert.embeddings.word_embeddings.weight"]
+    model, ids = M2BertForMaskedLM.from_pretrained(tmp_path), words(2, 9) % 50
+    before = model(ids).logits
+    model.get_input_embeddings().weight[70] += 1  # a word that is not in the text
+    changed = (model(ids).logits != before).any(0).any(0)
+    assert changed.nonzero().flatten().tolist() == [70]
 
 
 @torch.no_grad()
@@ -55,7 +70,12 @@ def test_encoder_and_language_model_share_checkpoints(tmp_path: Path) -> None:
     assert torch.equal(mlm.decoder_bias, torch.zeros(WORDS))
     assert mlm.dense.weight.std().item() == pytest.approx(0.02, rel=0.1)
     mlm.save_pretrained(tmp_path)
-    assert torch.equal(M2BertModel.from_pretrained(tmp_path)(ids)[0], encoder(ids)[0])
+    again = M2BertModel.from_pretrained(tmp_path)
+    assert torch.equal(again(ids)[0], encoder(ids)[0])
+    assert again.pooler.dense.weight.std().item() == pytest.approx(0.02, rel=0.1)  # the language model has none
+    classifier = M2BertForSequenceClassification.from_pretrained(tmp_path, num_labels=7)
+    assert torch.equal(classifier.bert(ids)[0], encoder(ids)[0])
+    assert classifier(ids).logits.shape == (2, 7)
 
 
 def test_what_a_checkpoint_lacks_gets_initial_values(tmp_path: Path) -> None:
@@ -93,97 +113,30 @@ def test_resized_vocabulary() -> None:
     assert model(words(2, 9) % 50).logits.shape == (2, 9, WORDS - 50)
 
 
-# ---- published checkpoints -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("made", CLASSES)
+def test_push_to_hub(tmp_path: Path, made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be uploaded is a whole model; the client of the hub is replaced where it would open a connection."""
+    uploaded: dict[str, bytes] = {}
 
+    def create_repo(self: HfApi, repo_id: str, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(repo_id=repo_id)
 
-@pytest.fixture
-def published() -> tuple[dict, dict[str, Tensor]]:
-    """Options and weights of one of the small recordings under tests/data."""
-    stem = HERE / "data" / "parity" / "07_short_input_on_lmax256"
-    with np.load(stem.with_suffix(".npz")) as stored:
-        weights = {k.removeprefix("param/"): torch.from_numpy(stored[k]) for k in stored.files if k[:6] == "param/"}
-    return json.loads(stem.with_suffix(".json").read_text())["config"], weights
+    def create_commit(self: HfApi, repo_id: str, operations: list[CommitOperationAdd], **_: object) -> str:
+        for each in operations:
+            with each.as_file() as file:
+                uploaded[each.path_in_repo] = file.read()
+        return f"commit to {repo_id}"
 
+    def no_card(*_: object, **__: object) -> None:
+        raise EntryNotFoundError("README.md")
 
-@pytest.mark.parametrize("prefix", ["", "model.", "module.", "model.module.", "module.model."])
-def test_prefixes_of_published_checkpoints(published, prefix: str) -> None:
-    options, weights = published
-    config = config_from_official(options)
-    expected = load_official(weights, config).state_dict()
-    extra = {"bert.encoder.flashfft.f": torch.ones(3), "bert.embeddings.position_ids": torch.arange(256)[None]}
-    loaded = load_official({prefix + k: v for k, v in (weights | extra).items()}, config)
-    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in expected.items())
-    assert not loaded.training
-
-
-def test_published_checkpoints_without_aliases_or_head(published) -> None:
-    """safetensors keeps one name per shared tensor; the retrieval checkpoints have no language-model head."""
-    options, weights = published
-    config = config_from_official(options)
-    few = {k: v for k, v in weights.items() if not re.search(r"(rev\.1|[35])\.freq$", k)}
-    assert len(weights) - len(few) == 2 * 2 * 5
-    full = load_official(weights, config)
-    assert all(torch.equal(v, full.state_dict()[k]) for k, v in load_official(few, config).state_dict().items())
-    headless = load_official({k: v for k, v in few.items() if k.startswith("bert.")}, config)
-    assert all(torch.equal(v, full.bert.state_dict()[k]) for k, v in headless.bert.state_dict().items())
-
-
-def test_differing_frequencies_the_last_wins(published) -> None:
-    options, weights = published
-    key = "bert.encoder.layer.0.attention.filter_fn.implicit_filter_rev.5.freq"
-    weights[key] = weights[key] + 1
-    model = load_official(weights, config_from_official(options))
-    assert torch.equal(model.bert.encoder.layer[0].attention.filter_fn.freq, weights[key][0])
-
-
-def test_bad_checkpoints_are_refused(published) -> None:
-    options, weights = published
-    config = config_from_official(options)
-    key = "bert.encoder.layer.1.attention.in_linear.bias"
-    for change, message in (
-        ({key: None}, r"missing \['bert.encoder.layer.1.attention.in_linear.bias'\]"),
-        ({"bert.surplus": torch.ones(1)}, r"unknown \['bert.surplus'\]"),
-        ({key: torch.ones(7)}, r"wrong shape \['bert.*in_linear.bias: \(7,\), not \(192,\)'\]"),
-    ):
-        changed = {k: v for k, v in (weights | change).items() if v is not None}
-        with pytest.raises(ValueError, match=message):
-            load_official(changed, config)
-
-
-def test_options_of_published_configurations() -> None:
-    config = config_from_official({"hidden_size": 96, "long_conv_l_max": 40, "pool_all": True, "unheard_of": 3})
-    assert (config.hidden_size, config.max_position_embeddings, config.pooling) == (96, 40, "mean")
-    assert config.padding == "official"
-    assert not hasattr(config, "unheard_of")
-    assert config_from_official({}, padding="invariant").padding == "invariant"
-    for options, message in (
-        ({"attention_pooling": True}, "option 'attention_pooling' must be False, got True"),
-        ({"sequence_token_planting": True}, "option 'sequence_token_planting' must be False, got True"),
-        ({"monarch_mixer_sequence_mixing": False}, "option 'monarch_mixer_sequence_mixing' must be True, got False"),
-        ({"long_conv_l_max": 40, "max_position_embeddings": 80}, "'long_conv_l_max' must be .*=80, got 40"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            config_from_official(options)
-
-
-def test_every_published_key_is_converted_or_skipped_on_purpose(request: pytest.FixtureRequest) -> None:
-    table = parity_dir(request.config) / "state_dict_80M_2k.tsv"
-    if not table.exists():
-        pytest.skip("the parity folder has no state_dict_80M_2k.tsv, the list of keys of a published checkpoint")
-    rows = [line.split("\t")[:2] for line in table.read_text().splitlines()[1:]]
-    shapes = {key: tuple(int(n) for n in re.findall(r"\d+", shape)) for key, shape in rows}
-    skipped = {key for key in shapes if own_name(key) is None}
-    assert skipped == {
-        "bert.embeddings.position_ids",
-        "classifier.weight",
-        "classifier.bias",
-        "cls.predictions.decoder.weight",
-    }
-    with torch.device("meta"):
-        model = M2BertForMaskedLM(M2BertConfig.preset("m2-bert-80m-2k"))
-        converted = convert_official({key: torch.empty(shape) for key, shape in shapes.items()})
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    assert {name: tuple(value.shape) for name, value in converted.items()} == own
-    parameters = {name for name, _ in model.named_parameters()}
-    kinds = {line.split("\t")[0]: line.split("\t")[3] for line in table.read_text().splitlines()[1:]}
-    assert {own_name(key) for key, kind in kinds.items() if kind.startswith("parameter")} - {None} == parameters
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    monkeypatch.setattr(ModelCard, "load", no_card)
+    model, ids = lively(made(tiny_config())), words(2, 9)
+    assert model.push_to_hub("someone/tiny") == "commit to someone/tiny"
+    assert uploaded.keys() == {"config.json", "model.safetensors", "README.md"}
+    assert json.loads(uploaded["config.json"])["model_type"] == "m2-bert"
+    for name, content in uploaded.items():
+        (tmp_path / name).write_bytes(content)
+    assert torch.equal(AUTO[made].from_pretrained(tmp_path)(ids)[0], model(ids)[0])

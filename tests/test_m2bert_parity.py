@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import parity_dir
-from torch import Tensor
+from torch import Tensor, nn
 
 pytest.importorskip("transformers", reason="monarch_ops.m2bert needs the extra monarch-ops[m2bert]")
 
-from monarch_ops.m2bert import M2BertForMaskedLM, load_official
-from monarch_ops.m2bert.checkpoint import config_from_official, convert_official, own_name
+from monarch_ops.m2bert import M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel, load_official
+from monarch_ops.m2bert.checkpoint import Model, config_from_official, convert_official, own_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,9 +60,9 @@ class ParityCase:
         labels = self.arrays["in/labels"].long()
         return labels.masked_fill(labels <= 0, -100)
 
-    def model(self, **overrides: str) -> M2BertForMaskedLM:
-        config = config_from_official(self.record["config"], **({"padding": "official"} | overrides))
-        return load_official(self.group("param"), config)
+    def model(self, made: type[Model], **overrides: str) -> Model:
+        """With the published treatment of padding unless told otherwise."""
+        return load_official(self.group("param"), config_from_official(self.record["config"], **overrides), made)
 
 
 # ---- comparing -------------------------------------------------------------------------------------------------------
@@ -85,10 +85,13 @@ def representation_loss(hidden: Tensor, pooled: Tensor) -> Tensor:
     return weighted(hidden) + weighted(pooled)
 
 
-def loss_of(case: ParityCase, model: M2BertForMaskedLM, which: str) -> Tensor:
-    if which == "mlm":
+LOSSES: dict[str, type[M2BertModel] | type[M2BertForMaskedLM]] = {"repr": M2BertModel, "mlm": M2BertForMaskedLM}
+
+
+def loss_of(case: ParityCase, model: M2BertModel | M2BertForMaskedLM) -> Tensor:
+    if isinstance(model, M2BertForMaskedLM):
         return model(**case.inputs(), labels=case.labels()).loss
-    out = model.bert(**case.inputs())
+    out = model(**case.inputs())
     return representation_loss(out.last_hidden_state, out.pooler_output)
 
 
@@ -102,30 +105,44 @@ def refused_options(case: ParityCase) -> list[str]:
 def check_refused(case: ParityCase) -> None:
     name = refused_options(case)[0]
     with pytest.raises(ValueError, match=f"option '{name}' must be {not REFUSED[name]}, got {REFUSED[name]}"):
-        case.model()
+        case.model(M2BertModel)
 
 
 @torch.no_grad()
-def compare_outputs(case: ParityCase, model: M2BertForMaskedLM) -> None:
-    out = model.bert(**case.inputs())
+def compare_encoder(case: ParityCase, model: M2BertModel) -> None:
+    out = model(**case.inputs())
     assert_near(out.last_hidden_state, case.arrays["out/last_hidden_state"], HIDDEN, "hidden states")
     assert_near(out.pooler_output, case.arrays["out/pooled"], POOLED, "pooled")
-    logits = model(**case.inputs()).logits
-    assert_near(logits, case.arrays["out/mlm_logits"], LOGITS, "MLM logits")
     # the retrieval code passes no token types
     untyped = {name: value for name, value in case.inputs().items() if name != "token_type_ids"}
-    assert_near(model.bert(**untyped).pooler_output, case.arrays["out/embedding_retrieval"], POOLED, "embedding")
+    assert_near(model(**untyped).pooler_output, case.arrays["out/embedding_retrieval"], POOLED, "embedding")
 
 
-def check_outputs(case: ParityCase) -> None:
-    compare_outputs(case, case.model())
+@torch.no_grad()
+def compare_logits(case: ParityCase, model: M2BertForMaskedLM) -> None:
+    assert_near(model(**case.inputs()).logits, case.arrays["out/mlm_logits"], LOGITS, "MLM logits")
 
 
-def compare_gradients(case: ParityCase, model: M2BertForMaskedLM, which: str, loss_limit: float = LOSS) -> None:
-    loss = loss_of(case, model, which)
+def check_encoder(case: ParityCase) -> None:
+    compare_encoder(case, case.model(M2BertModel))
+
+
+def check_language_model(case: ParityCase) -> None:
+    compare_logits(case, case.model(M2BertForMaskedLM))
+
+
+@torch.no_grad()
+def check_classifier(case: ParityCase) -> None:
+    model = case.model(M2BertForSequenceClassification)
+    assert_near(model(**case.inputs()).logits, case.arrays["out/cls_logits"], LOGITS, "logits of the classifier")
+
+
+def compare_gradients(case: ParityCase, which: str, model: nn.Module, loss_limit: float = LOSS) -> None:
+    loss = loss_of(case, model)
     assert_near(loss, case.arrays[f"out/loss_{which}"], loss_limit, "loss")
     loss.backward()
-    ours = {name: p.grad for name, p in model.named_parameters()}
+    prefix = "bert." if isinstance(model, M2BertModel) else ""
+    ours = {prefix + name: p.grad for name, p in model.named_parameters()}
     norms = {k.partition("/")[2]: v for k, v in case.record["grad_norms"].items() if k.startswith(f"{which}/")}
     for key, norm in norms.items():
         grad = ours[own_name(key)]
@@ -140,37 +157,37 @@ def compare_gradients(case: ParityCase, model: M2BertForMaskedLM, which: str, lo
 
 
 def check_gradients_repr(case: ParityCase) -> None:
-    compare_gradients(case, case.model(), "repr")
+    compare_gradients(case, "repr", case.model(M2BertModel))
 
 
 def check_gradients_mlm(case: ParityCase) -> None:
-    compare_gradients(case, case.model(), "mlm")
+    compare_gradients(case, "mlm", case.model(M2BertForMaskedLM))
 
 
 @torch.no_grad()
 def check_texts(case: ParityCase) -> None:
     """Texts padded to the full length; and each alone, as the mask-honouring model has them in the padded batch."""
-    model, invariant = case.model(), case.model(padding="invariant")
+    model, invariant = case.model(M2BertModel), case.model(M2BertModel, padding="invariant")
     for ids, embeddings in (("query", "query"), ("doc", "corpus")):
         padded = case.arrays[f"in/{ids}_input_ids"].long()
         mask = case.arrays[f"in/{ids}_attention_mask"].long()
         theirs = case.arrays[f"out/{embeddings}_embeddings"]
-        assert_near(model.bert(padded, mask).pooler_output, theirs, POOLED, f"{ids} embeddings")
+        assert_near(model(padded, mask).pooler_output, theirs, POOLED, f"{ids} embeddings")
         alone_key = f"out/{embeddings}_embeddings_without_padding"
         if alone_key in case.arrays:
-            alone = [model.bert(row[None, : int(m.sum())]).pooler_output for row, m in zip(padded, mask, strict=True)]
+            alone = [model(row[None, : int(m.sum())]).pooler_output for row, m in zip(padded, mask, strict=True)]
             assert_near(torch.cat(alone), case.arrays[alone_key], POOLED, f"{ids} embeddings without padding")
-            assert_near(invariant.bert(padded, mask).pooler_output, case.arrays[alone_key], POOLED, "padding honoured")
+            assert_near(invariant(padded, mask).pooler_output, case.arrays[alone_key], POOLED, "padding honoured")
 
 
-def damage_forward(model: M2BertForMaskedLM) -> None:
+def damage_forward(model: M2BertModel) -> None:
     """Forward taps of one layer two percent too large."""
-    model.bert.encoder.layer[-1].attention.filter_fn.mlp[-1].weight *= 1.02
+    model.encoder.layer[-1].attention.filter_fn.mlp[-1].weight *= 1.02
 
 
-def damage_reverse(model: M2BertForMaskedLM) -> None:
+def damage_reverse(model: M2BertModel) -> None:
     """No reverse taps in one layer."""
-    model.bert.encoder.layer[0].attention.filter_fn.mlp_rev[-1].weight.zero_()
+    model.encoder.layer[0].attention.filter_fn.mlp_rev[-1].weight.zero_()
 
 
 def check_damage_is_noticed(case: ParityCase) -> None:
@@ -179,20 +196,22 @@ def check_damage_is_noticed(case: ParityCase) -> None:
     if case.record["config"]["bidirectional"]:
         wrongs.append(damage_reverse)
     for wrong in wrongs:
-        model = case.model()
-        with torch.no_grad():
-            wrong(model)
-        with pytest.raises(AssertionError, match="hidden states: differs by"):
-            compare_outputs(case, model)
-        for which in ("repr", "mlm"):
-            model.zero_grad()
+        for which, made in LOSSES.items():
+            model = case.model(made)
+            with torch.no_grad():
+                wrong(model.base_model)
             with pytest.raises(AssertionError, match="gradient"):
-                compare_gradients(case, model, which, loss_limit=float("inf"))
+                compare_gradients(case, which, model, loss_limit=float("inf"))
+            compare, what = (compare_logits, "MLM logits") if which == "mlm" else (compare_encoder, "hidden states")
+            with pytest.raises(AssertionError, match=f"{what}: differs by"):
+                compare(case, model)
 
 
 CHECKS: dict[str, Callable[[ParityCase], None]] = {
     "refused": check_refused,
-    "outputs": check_outputs,
+    "encoder": check_encoder,
+    "language-model": check_language_model,
+    "classifier": check_classifier,
     "gradients-repr": check_gradients_repr,
     "gradients-mlm": check_gradients_mlm,
     "damage-is-noticed": check_damage_is_noticed,
@@ -208,7 +227,9 @@ def checks_for(case: ParityCase) -> list[str]:
         keys = set(stored.files)
     names = []
     if "out/last_hidden_state" in keys:
-        names += ["outputs", "gradients-repr", "gradients-mlm", "damage-is-noticed"]
+        names += ["encoder", "language-model", "gradients-repr", "gradients-mlm", "damage-is-noticed"]
+    if "out/cls_logits" in keys:
+        names.append("classifier")
     if "in/query_input_ids" in keys:
         names.append("texts")
     return names

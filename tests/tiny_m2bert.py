@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import torch
+from conftest import HERE
 from torch import Tensor, nn
 
-from monarch_ops.m2bert import M2BertConfig, M2BertModel
+from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel
 
 LONGEST, WORDS = 64, 100
+CLASSES = (M2BertModel, M2BertForMaskedLM, M2BertForSequenceClassification)
 
 
 def tiny_config(**options) -> M2BertConfig:
@@ -27,6 +32,14 @@ def tiny(**options) -> M2BertModel:
     return lively(M2BertModel(tiny_config(**options)))
 
 
+def tiny_loss(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """A loss of the kind that the model is trained with."""
+    if isinstance(model, M2BertModel):
+        return model(ids, mask).pooler_output.square().sum()
+    labels = ids if isinstance(model, M2BertForMaskedLM) else torch.arange(len(ids)) % model.num_labels
+    return model(ids, mask, labels=labels).loss
+
+
 def words(*shape: int) -> Tensor:
     return torch.randint(1, WORDS, shape)
 
@@ -35,6 +48,16 @@ def padded_batch(lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
     """Ids with random rubbish where the mask says padding, and the mask."""
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
     return words(len(lengths), width), mask
+
+
+_CASE = HERE / "data" / "parity" / "07_short_input_on_lmax256"
+PUBLISHED_OPTIONS = json.loads(_CASE.with_suffix(".json").read_text())["config"]
+
+
+def published_weights() -> dict[str, Tensor]:
+    """Encoder, pooler, language-model head and classifier of a small recording, under their published names."""
+    with np.load(_CASE.with_suffix(".npz")) as stored:
+        return {k.removeprefix("param/"): torch.from_numpy(stored[k]) for k in stored.files if k.startswith("param/")}
 
 
 VARIETIES = {

@@ -10,6 +10,11 @@ _SIZES = {"80m": (768, 3072), "110m": (960, 3840), "260m": (1536, 6144), "341m":
 _LENGTHS = {"128": 128, "2k": 2048, "8k": 8192, "32k": 32768}
 
 
+def _require(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"M2BertConfig: argument {name!r} must be one of {known}, got {value!r}")
+
+
 class M2BertConfig(PretrainedConfig):
     """Sizes and options of an M2-BERT encoder (arXiv 2310.12109, 2402.07440).
 
@@ -17,14 +22,19 @@ class M2BertConfig(PretrainedConfig):
 
     Args:
         max_position_embeddings: longest input in tokens; also the length of the filters.
+        hidden_dropout_prob, classifier_dropout: after the embeddings and within the MLPs; before the classifier (None:
+            as everywhere).
         bidirectional: filters with reverse taps; otherwise the model is causal.
         residual_long_conv: a second, ungated long convolution around the mixer.
         hyena_training_additions: LayerNorm before the mixer.
         hyena_filter_order, hyena_emb_dim, hyena_w, hyena_w_mod: width, features, initial frequency and fixed frequency
             factor of the implicit filters (:class:`monarch_ops.nn.HyenaFilter`).
+        filter_base_length: the length that their position features were made for, where that is not
+            ``max_position_embeddings`` (:func:`warm_start` sets it).
         use_glu_mlp, use_monarch_mlp, monarch_mlp_nblocks: gated MLP; block-diagonal weights and their number of blocks.
         use_positional_encodings: learned position embeddings at the input.
         pooling: "cls" (position 0, published) or "mean" (over valid positions), then a dense layer and tanh.
+        use_cls_token: the classifier takes the hidden state of position 0 as it is instead of the pooled vector.
         padding: "invariant" (the attention mask is honoured: a text has one embedding whatever it is padded to) or
             "official" (padding tokens take part, as in the published code).
     """
@@ -41,6 +51,7 @@ class M2BertConfig(PretrainedConfig):
         type_vocab_size: int = 2,
         hidden_act: str = "gelu",
         hidden_dropout_prob: float = 0.1,
+        classifier_dropout: float | None = None,
         layer_norm_eps: float = 1e-12,
         initializer_range: float = 0.02,
         pad_token_id: int = 0,
@@ -51,20 +62,18 @@ class M2BertConfig(PretrainedConfig):
         hyena_emb_dim: int = 5,
         hyena_w: float = 10.0,
         hyena_w_mod: float = 1.0,
+        filter_base_length: int | None = None,
         use_glu_mlp: bool = True,
         use_monarch_mlp: bool = True,
         monarch_mlp_nblocks: int = 4,
         use_positional_encodings: bool = True,
         pooling: str = "cls",
+        use_cls_token: bool = False,
         padding: str = "invariant",
         **kwargs: Any,
     ) -> None:
-        for name, value, known in (
-            ("pooling", pooling, ("cls", "mean")),
-            ("padding", padding, ("invariant", "official")),
-        ):
-            if value not in known:
-                raise ValueError(f"M2BertConfig: argument {name!r} must be one of {known}, got {value!r}")
+        _require("pooling", pooling, ("cls", "mean"))
+        _require("padding", padding, ("invariant", "official"))
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -73,6 +82,7 @@ class M2BertConfig(PretrainedConfig):
         self.type_vocab_size = type_vocab_size
         self.hidden_act = hidden_act
         self.hidden_dropout_prob = hidden_dropout_prob
+        self.classifier_dropout = classifier_dropout
         self.layer_norm_eps = layer_norm_eps
         self.initializer_range = initializer_range
         self.bidirectional = bidirectional
@@ -80,13 +90,13 @@ class M2BertConfig(PretrainedConfig):
         self.hyena_training_additions = hyena_training_additions
         self.hyena_filter_order = hyena_filter_order
         self.hyena_emb_dim = hyena_emb_dim
-        self.hyena_w = hyena_w
-        self.hyena_w_mod = hyena_w_mod
+        self.hyena_w, self.hyena_w_mod = hyena_w, hyena_w_mod
+        self.filter_base_length = filter_base_length
         self.use_glu_mlp = use_glu_mlp
         self.use_monarch_mlp = use_monarch_mlp
         self.monarch_mlp_nblocks = monarch_mlp_nblocks
         self.use_positional_encodings = use_positional_encodings
-        self.pooling = pooling
+        self.pooling, self.use_cls_token = pooling, use_cls_token
         self.padding = padding
         # the signature that transformers shows to type checkers lacks what goes through its **kwargs
         super().__init__(pad_token_id=pad_token_id, **kwargs)  # type: ignore[call-arg]

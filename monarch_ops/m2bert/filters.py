@@ -24,9 +24,9 @@ class SpectrumCache:
     Lengths whose transforms have the same number of points share one (:func:`monarch_ops.fft_length`), so texts of
     mixed lengths need few.
 
-    Used only where no gradient is recorded. An entry holds as long as no parameter or buffer of the filter was changed
-    in place or replaced. What PyTorch does not count, a change through ``parameter.data``, needs :meth:`clear`; the
-    model's ``train()`` and ``eval()`` call it.
+    Used only in evaluation and where no gradient is recorded. An entry holds as long as no parameter or buffer of the
+    filter was changed in place or replaced. What PyTorch does not count, a change through ``parameter.data``, needs
+    :meth:`clear`; the model's ``train()`` and ``eval()`` call it.
     """
 
     def __init__(self, filter: HyenaFilter, max_bytes: int = 256 << 20) -> None:
@@ -44,8 +44,9 @@ class SpectrumCache:
     def __call__(self, seqlen: int, dtype: torch.dtype) -> FilterSpectrum:
         """A spectrum that serves rows of length `seqlen` and dtype `dtype`."""
         sources = [*self.filter.parameters(), *self.filter.buffers()]
+        trained = self.filter.training or torch.is_grad_enabled()
         # tensors made in inference mode do not count their changes
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
+        if trained or torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
             return self.filter.spectrum(seqlen, dtype)
         shared = min(fft_length(seqlen, dtype, sources[0].device), self.filter.max_len)
         key, versions = (shared, dtype), [t._version for t in sources]

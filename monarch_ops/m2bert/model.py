@@ -8,14 +8,13 @@ convolution (arXiv 2310.12109 section 5, arXiv 2402.07440). Cost grows as L log 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
 
 from ..nn import BlockDiagLinear, HyenaFilter
 from ..ops import blockdiag_glu_mlp, blockdiag_matmul, m2_mixer
@@ -38,12 +37,14 @@ class M2BertEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """(B, L) ids -> (B, L, H)."""
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        x = self.word_embeddings(input_ids) + self.token_type_embeddings(types)
+    def forward(self, words: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Word ids (B, L) or word vectors (B, L, H) -> (B, L, H)."""
+        x = words if words.is_floating_point() else self.word_embeddings(words)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
+        x = x + self.token_type_embeddings(token_type_ids)
         if self.position_embeddings is not None:
-            x = x + self.position_embeddings.weight[: input_ids.shape[1]]
+            x = x + self.position_embeddings.weight[: x.shape[1]]
         return self.dropout(self.LayerNorm(x))
 
 
@@ -85,6 +86,7 @@ class M2BertMixer(nn.Module):
             w=config.hyena_w,
             w_mod=config.hyena_w_mod,
             bidirectional=config.bidirectional,
+            base_len=config.filter_base_length,
         )
 
     def forward(self, u: Tensor, lengths: Tensor | None) -> Tensor:
@@ -104,8 +106,9 @@ class M2BertMixer(nn.Module):
             lengths,
         )
         out = blockdiag_matmul(y.transpose(1, 2), self.out_linear.weight[None], self.out_linear.bias)
-        # the gradients of the MLP are made of separate ops, which are a quarter faster row by row
-        return out.contiguous() if torch.is_grad_enabled() else out
+        # the gradients of the MLP are made of separate ops, which are a quarter faster row by row; a forward pass that
+        # checkpointing repeats for them has the same layout, in the order of which dropout draws
+        return out.contiguous() if self.training or torch.is_grad_enabled() else out
 
 
 class M2BertMlp(nn.Module):
@@ -151,7 +154,7 @@ class M2BertMlp(nn.Module):
         return self.layernorm(self.wo(self.dropout(h)) + x)
 
 
-class M2BertLayer(nn.Module):
+class M2BertLayer(GradientCheckpointingLayer):
     def __init__(self, config: M2BertConfig) -> None:
         super().__init__()
         self.attention = M2BertMixer(config)
@@ -166,9 +169,12 @@ class M2BertEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(M2BertLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None, states: list[Tensor] | None = None) -> Tensor:
+        """(B, L, H) -> (B, L, H); what every layer returns is also appended to `states`."""
         for layer in self.layer:
             x = layer(x, lengths)
+            if states is not None:
+                states.append(x)
         return x
 
 
@@ -193,8 +199,10 @@ _FLOAT32_MODULES = {"filter_fn", "filter_fn2"}
 
 
 class M2BertPreTrainedModel(PreTrainedModel):
+    config: M2BertConfig
     config_class = M2BertConfig
     base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = _FLOAT32_MODULES
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -212,15 +220,36 @@ class M2BertPreTrainedModel(PreTrainedModel):
             module.reset_parameters(self.config.hyena_w)
         elif isinstance(module, nn.LayerNorm | BlockDiagLinear | M2BertMixer):
             module.reset_parameters()
-        elif isinstance(module, M2BertForMaskedLM):
-            nn.init.zeros_(module.decoder_bias)
+
+
+def checked_words(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: M2BertConfig) -> Tensor:
+    """The one of both that is given, when the model can take it."""
+    both = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+    given = [(name, value) for name, value in both.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"M2-BERT: one of the arguments {list(both)} is needed, got {len(given)}")
+    name, words = given[0]
+    ids = words is input_ids
+    if not (words.dtype in (torch.int64, torch.int32) if ids else words.is_floating_point()):
+        kind = "int64 or int32" if ids else "floating"
+        raise ValueError(f"M2-BERT: argument {name!r} must be {kind}, got {words.dtype}")
+    width, longest = () if ids else (config.hidden_size,), config.max_position_embeddings
+    fits = words.dim() == 2 + len(width) and words.shape[2:] == width
+    if not fits or not 1 <= words.shape[1] <= longest:
+        too_long = fits and words.shape[1] > longest
+        raise ValueError(
+            f"M2-BERT: argument {name!r} must have shape {f'(B, L, {width[0]})' if width else '(B, L)'} with "
+            f"1 <= L <= {longest}, got {tuple(words.shape)}"
+            + ("; monarch_ops.m2bert.warm_start makes a model for longer inputs" if too_long else "")
+        )
+    return words
 
 
 def checked_mask(attention_mask: Tensor, shape: torch.Size) -> Tensor:
     """The mask as bool; rows other than ones followed by zeros are refused (not looked at while compiling)."""
     if attention_mask.shape != shape:
         raise ValueError(
-            f"M2-BERT: argument 'attention_mask' must have the shape of 'input_ids', {tuple(shape)}, "
+            f"M2-BERT: argument 'attention_mask' must have the shape of the text, {tuple(shape)}, "
             f"got {tuple(attention_mask.shape)}"
         )
     mask = attention_mask.to(torch.bool)
@@ -236,13 +265,13 @@ def checked_mask(attention_mask: Tensor, shape: torch.Size) -> Tensor:
 
 
 class M2BertModel(M2BertPreTrainedModel):
-    """The encoder: hidden states of every token and one vector per text."""
+    """The encoder: hidden states of every token and, unless made without pooler, one vector per text."""
 
-    def __init__(self, config: M2BertConfig) -> None:
+    def __init__(self, config: M2BertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = M2BertEmbeddings(config)
         self.encoder = M2BertEncoder(config)
-        self.pooler = M2BertPooler(config)
+        self.pooler = M2BertPooler(config) if add_pooling_layer else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -256,82 +285,53 @@ class M2BertModel(M2BertPreTrainedModel):
     def limit_filter_cache(self, mib: int) -> None:
         """Let every filter keep at most `mib` MiB of prepared spectra between calls (default 256; 0: none).
 
-        Only inference without gradients keeps any. A spectrum takes 8 H M bytes in float32, M the :func:`fft_length` of
-        the text, so the 24 filters of the 80M model keep 1.1 GiB for texts of 8k tokens and 4.5 GiB for 32k; computing
-        them in every call takes time instead.
+        Only evaluation without gradients keeps any. A spectrum takes 8 H M bytes in float32, M the :func:`fft_length`
+        of the text, so the 24 filters of the 80M model keep 1.1 GiB for texts of 8k tokens and 4.5 GiB for 32k;
+        computing them in every call takes time instead.
         """
         for module in self.modules():
             if isinstance(module, M2BertMixer):
                 for cache in filter(None, (module._spectrum, module._spectrum2)):
                     cache.max_bytes = mib << 20
 
+    @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Tensor, Tensor]:
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
         """
         Args:
             input_ids: (B, L) int64 or int32, L at most ``max_position_embeddings``.
             attention_mask: (B, L), 1 for tokens and 0 for padding on the right, at least one token per row; None means
-                no padding.
+                no padding. With ``padding="official"`` only the pooling "mean" makes use of it.
             token_type_ids: (B, L) int64; None means zeros.
+            inputs_embeds: (B, L, H) word vectors instead of `input_ids`.
+            output_hidden_states: also return what enters the first layer and what every layer returns.
+            output_attentions: there are none; true is refused.
+            return_dict: false for a tuple instead of an output object.
 
         Returns:
-            ``last_hidden_state`` (B, L, H) and ``pooler_output`` (B, H), as an output object or, with
-            ``return_dict=False``, a tuple.
+            ``last_hidden_state`` (B, L, H), ``pooler_output`` (B, H) and, when asked for, ``hidden_states``, a tuple of
+            ``num_hidden_layers + 1`` tensors (B, L, H). What stands at padding is without meaning.
         """
-        longest = self.config.max_position_embeddings
-        if input_ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"M2-BERT: argument 'input_ids' must be int64 or int32, got {input_ids.dtype}")
-        if input_ids.dim() != 2 or not 1 <= input_ids.shape[1] <= longest:
-            raise ValueError(
-                f"M2-BERT: argument 'input_ids' must have shape (B, L) with 1 <= L <= {longest}, "
-                f"got {tuple(input_ids.shape)}"
-            )
+        if output_attentions:
+            raise ValueError("M2-BERT: argument 'output_attentions' must be false, a model without attention has none")
+        words = checked_words(input_ids, inputs_embeds, self.config)
         lengths = None
-        if attention_mask is not None and (self.config.padding == "invariant" or self.config.pooling == "mean"):
-            attention_mask = checked_mask(attention_mask, input_ids.shape)
+        if attention_mask is not None:
+            attention_mask = checked_mask(attention_mask, words.shape[:2])
             lengths = attention_mask.sum(1) if self.config.padding == "invariant" else None
-        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), lengths)
-        pooled = self.pooler(hidden, attention_mask)
-        if return_dict is False:
-            return hidden, pooled
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
-
-
-class M2BertForMaskedLM(M2BertPreTrainedModel):
-    """Masked language model; the decoder is the word embedding itself."""
-
-    def __init__(self, config: M2BertConfig) -> None:
-        super().__init__(config)
-        self.bert = M2BertModel(config)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.act = ACT2FN[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.post_init()
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As in transformers; the decoder's bias follows, with zeros for new words."""
-        embeddings = super().resize_token_embeddings(*args, **kwargs)
-        kept = self.decoder_bias.detach()[: embeddings.num_embeddings]
-        self.decoder_bias = nn.Parameter(F.pad(kept, (0, embeddings.num_embeddings - len(kept))))
-        return embeddings
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs: Any,
-    ) -> MaskedLMOutput:
-        """Logits (B, L, V); with `labels` (B, L) also the mean cross entropy over positions whose label is not -100."""
-        hidden, _ = self.bert(input_ids, attention_mask, token_type_ids, return_dict=False)
-        h = self.LayerNorm(self.act(self.dense(hidden)))
-        logits = F.linear(h, self.bert.embeddings.word_embeddings.weight, self.decoder_bias)
-        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        return MaskedLMOutput(loss=loss, logits=logits)
+        x = self.embeddings(words, token_type_ids)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states = [x] if wanted else None
+        hidden = self.encoder(x, lengths, states)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=None if self.pooler is None else self.pooler(hidden, attention_mask),
+            hidden_states=None if states is None else tuple(states),
+        )

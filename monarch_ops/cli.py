@@ -179,7 +179,7 @@ def embed(
         _refuse(error)
     except KeyboardInterrupt:
         _refuse(RuntimeError("stopped; the same command with --resume goes on from here"))
-    typer.echo(f"{made['count']:,} documents, {made['dim']} dimensions: {output}")
+    typer.echo(f"{made['count']:,} document{'s' * (made['count'] != 1)}, {made['dim']} dimensions: {output}")
     if made["cut"]:
         typer.echo(f"{made['cut']:,} of them are longer than the model's {made['max_seq_length']:,} tokens: cut there")
 
@@ -215,4 +215,5 @@ def search(
     if as_json:
         typer.echo(text)
     else:
-        Console().print(*found.tables())
+        for part in found.rendered():
+            Console().print(part)

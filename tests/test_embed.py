@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny_encoder import TOO_LONG, save_checkpoint, texts, tiny_tokenizer
 from tiny_m2bert import LONGEST
 from typer.testing import CliRunner, Result
@@ -70,6 +71,16 @@ def files(output: Path) -> dict[str, bytes]:
 def vectors(output: Path) -> tuple[list[str], np.ndarray]:
     blocks = list(EmbeddingFile(output).blocks(rows=40))
     return [name for ids, _ in blocks for name in ids], np.concatenate([rows for _, rows in blocks])
+
+
+def test_commands_name_the_extra_that_is_missing(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("monarch_ops.retrieval")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    done = run("search", "documents.npy", "alpha")
+    assert done.exit_code == 2
+    message = " ".join(done.stderr.replace("│", " ").split())
+    assert "needs pyarrow: pip install --no-build-isolation 'monarch-ops[retrieval]'" in message
 
 
 # ---- reading documents -----------------------------------------------------------------------------------------------
@@ -193,6 +204,18 @@ def test_embed_puts_the_prompt_of_documents_before_them(model, documents, tmp_pa
         assert EmbeddingFile(tmp_path / "out.npy").manifest()["prompt"] == prompt
         expected = encoder.encode([prompt + text for text in DOCUMENTS], prompt="", normalize_embeddings=True)
         np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=5e-6)
+
+
+def test_embed_and_search_with_another_model_of_sentence_transformers(documents, tmp_path):
+    """One whose tokenizer is none of transformers', and which knows no greatest length."""
+    encoder = SentenceTransformer(modules=[StaticEmbedding(tiny_tokenizer().backend_tokenizer, embedding_dim=16)])
+    encoder.save(str(tmp_path / "model"))
+    output = tmp_path / "out.npy"
+    assert run("embed", tmp_path / "model", documents, "-o", output).exit_code == 0
+    np.testing.assert_allclose(np.load(output), encoder.encode(DOCUMENTS, normalize_embeddings=True), atol=1e-6)
+    assert EmbeddingFile(output).manifest()["max_seq_length"] is None
+    found = json.loads(run("search", output, DOCUMENTS[3], "-k", 1, "--json").stdout)
+    assert found[0]["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
 
 
 def test_windows_hold_so_many_characters_and_documents():

@@ -117,11 +117,12 @@ def embed_corpus(
         raise InputError(f"the output must not be the input or lie in it, got {output}")
     if out.exists() and not (resume or overwrite):
         raise InputError(f"the output {output} exists: --resume goes on with it, --overwrite starts anew")
+    source.files()
+    model = load_encoder(folder, device)
     with _progress(console) as progress:
         reading = progress.add_task(f"Reading {source.path.name}", total=None)
         corpus = source.check()
         progress.update(reading, total=corpus.documents, completed=corpus.documents)
-        model = load_encoder(folder, device)
         run = describe(model, folder) | {
             "count": corpus.documents,
             "normalized": options.normalize,

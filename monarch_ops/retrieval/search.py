@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 from sentence_transformers import SentenceTransformer
@@ -40,17 +41,15 @@ class Found:
             for query, hits in self.hits
         ]
 
-    def tables(self) -> list[Table]:
-        """One table per query, for the terminal."""
-        tables = []
+    def rendered(self) -> Iterator[RenderableType]:
+        """For the terminal: each query and a table of its hits."""
         for query, hits in self.hits:
             text = " ".join(query.text.split())
-            title = Text(text if len(text) <= 100 else f"{text[:97]}...")
-            table = Table("rank", "score", "document", title=title, title_justify="left")
+            yield Text(text if len(text) <= 100 else f"{text[:97]}...", style="bold")
+            table = Table("rank", "score", "document")
             for rank, hit in enumerate(hits, 1):
                 table.add_row(str(rank), f"{hit.score:.4f}", Text(hit.id))
-            tables.append(table)
-        return tables
+            yield table
 
 
 def nearest(

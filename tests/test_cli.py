@@ -87,7 +87,8 @@ def test_demo_leaves_what_it_says(documents, tmp_path):
     assert results["ndcg@10"]["BM25"] == pytest.approx(1.0)
     assert len(results["losses"]) == 2
     assert np.load(output / "embeddings.npy").shape == (3, 128)
-    assert len(json.loads((output / "embeddings.json").read_text())) == 3
+    found = json.loads(run("search", str(output / "embeddings.npy"), "read alpha values", "--json").stdout)
+    assert len(found[0]["hits"]) == 3
     assert (output / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert not (output / "training.pt").exists()
 

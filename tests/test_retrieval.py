@@ -1,4 +1,4 @@
-"""Loss, ranking, tokenizer, embedding and training of monarch_ops.retrieval."""
+"""Loss, ranking, tokenizer and training of monarch_ops.retrieval."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from monarch_ops.m2bert import M2BertConfig, M2BertModel
 from monarch_ops.retrieval import (
+    Encoder,
     Trainer,
     TrainingOptions,
     bm25_scores,
@@ -116,7 +118,7 @@ def test_bm25_prefers_the_rare_word():
     assert (scores[0, 1:] == 0).all()
 
 
-# ---- tokenizer, embedding --------------------------------------------------------------------------------------------
+# ---- tokenizer -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -140,18 +142,6 @@ def test_code_and_prose_have_the_same_tokens(tokenizer):
     assert tokenizer.unk_token_id not in prose
 
 
-def test_embeddings_are_those_of_each_text_alone(tokenizer, model):
-    texts = [document for _, document in PAIRS] + ["", "alpha " * 500]
-    done = []
-    together = embed(model, tokenizer, texts, tokens_per_batch=100, on_progress=done.append)
-    alone = np.concatenate([embed(model, tokenizer, [text]) for text in texts])
-    assert sum(done) == len(texts) > len(done)
-    np.testing.assert_allclose(together, alone, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
-    assert np.abs(together[0] - together[1]).max() > 1e-3
-    assert embed(model, tokenizer, []).shape == (0, model.config.hidden_size)
-
-
 # ---- training --------------------------------------------------------------------------------------------------------
 
 OPTIONS = TrainingOptions(steps=12, learning_rate=2e-3, warmup=2, tokens_per_batch=200, min_pairs=2)
@@ -159,8 +149,10 @@ LONG = [(query, document * 3) for query, document in PAIRS]
 
 
 def test_training_learns(tokenizer, model):
+    encoder = SentenceTransformer(modules=[Encoder(model, tokenizer)], device="cpu")
+
     def found() -> float:
-        queries, documents = (embed(model, tokenizer, [pair[side] for pair in PAIRS]) for side in (0, 1))
+        queries, documents = (embed(encoder, [pair[side] for pair in PAIRS]) for side in (0, 1))
         return ndcg(queries @ documents.T, np.eye(len(PAIRS), dtype=bool)).mean()
 
     before = found()

@@ -13,12 +13,23 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from .. import _C, __version__
 from ..m2bert import M2BertConfig, M2BertModel
-from ..retrieval import Trainer, TrainingOptions, bm25_scores, embed, ndcg, train_tokenizer
+from ..retrieval import (
+    EmbeddingFile,
+    Encoder,
+    Trainer,
+    TrainingOptions,
+    bm25_scores,
+    describe,
+    embed,
+    ndcg,
+    train_tokenizer,
+)
 from .corpus import Module, hold_out, read_modules
 from .picture import save_picture
 from .speed import Row, convolution_rows, encoder_rows
@@ -73,22 +84,25 @@ class Demo:
         self._describe(held, tokenizer)
         queries, documents = [m.docstring for m in held], [m.text for m in held]
         model = self._new_model(len(tokenizer))
+        encoder = SentenceTransformer(modules=[Encoder(model, tokenizer)], device=str(self.device))
         scores = {"BM25": bm25_scores(queries, documents)}
-        before = self._embed("Embedding, untrained", model, tokenizer, queries + documents)
+        before = self._embed("Embedding, untrained", encoder, queries + documents)
         losses = self._train(model, tokenizer, training)
-        after = self._embed("Embedding, trained", model, tokenizer, queries + documents)
+        after = self._embed("Embedding, trained", encoder, queries + documents)
         count = len(held)
         scores["M2-BERT, trained here"] = after[:count] @ after[count:].T
         scores["M2-BERT, untrained"] = before[:count] @ before[count:].T
         means = self._rank(scores)
-        self._save(model, tokenizer, held, after)
+        self._save(encoder, held, after)
         speed = self._speed() if self.options.speed else {}
         ranks = {name: _ranks(s) for name, s in scores.items()}
         save_picture(self.output / "demo.png", losses, ranks, means, speed)
         seconds = time.perf_counter() - start
         self._results(means, losses, speed, seconds)
-        self.console.print(f"\nDone in {seconds / 60:.1f} minutes. In {self.output}/: model/, embeddings.npy, "
-                           "embeddings.json, results.json, demo.png")  # fmt: skip
+        self.console.print(
+            f"\nDone in {seconds / 60:.1f} minutes. In {self.output}/: model/, embeddings.npy, results.json, demo.png\n"
+            f"To search them: monarch-ops search {self.output}/embeddings.npy 'read and write ZIP files'"
+        )
 
     # ---- what it prints ----
 
@@ -151,12 +165,10 @@ class Demo:
         model.to(device=self.device)
         return model
 
-    def _embed(
-        self, what: str, model: M2BertModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
-    ) -> NDArray[np.float32]:
+    def _embed(self, what: str, encoder: SentenceTransformer, texts: list[str]) -> NDArray[np.float32]:
         with self._progress() as progress:
             task = progress.add_task(what, total=len(texts), note="")
-            return embed(model, tokenizer, texts, on_progress=lambda n: progress.advance(task, n))
+            return embed(encoder, texts, on_progress=lambda n: progress.advance(task, n))
 
     def _train(self, model: M2BertModel, tokenizer: PreTrainedTokenizerBase, training: list[Module]) -> list[float]:
         short = [pair for module in training for pair in module.pairs]
@@ -223,13 +235,12 @@ class Demo:
 
     # ---- what it leaves ----
 
-    def _save(
-        self, model: M2BertModel, tokenizer: PreTrainedTokenizerBase, held: list[Module], vectors: NDArray[np.float32]
-    ) -> None:
-        model.save_pretrained(self.output / "model")
-        tokenizer.save_pretrained(self.output / "model")
-        np.save(self.output / "embeddings.npy", vectors[len(held) :])
-        (self.output / "embeddings.json").write_text(json.dumps([m.name for m in held], indent=1))
+    def _save(self, encoder: SentenceTransformer, held: list[Module], vectors: NDArray[np.float32]) -> None:
+        folder = self.output / "model"
+        encoder.save(str(folder), create_model_card=False)
+        manifest = describe(encoder, folder) | {"count": len(held), "normalized": True}
+        names = [m.name for m in held]
+        EmbeddingFile(self.output / "embeddings.npy").write([(names, vectors[len(held) :])], manifest)
 
     def _results(
         self, means: dict[str, float], losses: list[float], speed: dict[str, list[Row]], seconds: float

@@ -1,12 +1,18 @@
-"""Retrieval with M2-BERT (arXiv 2402.07440): loss, training on pairs, embedding, ranking and its baseline.
+"""Retrieval with M2-BERT (arXiv 2402.07440): embedding, search, training, evaluation.
 
-Needs the extra ``monarch-ops[retrieval]``.
+:func:`Encoder` makes M2-BERT a module of sentence-transformers. Importing this package also tells transformers what
+M2-BERT is, so that ``SentenceTransformer(folder)`` reads a saved one. Needs the extra ``monarch-ops[retrieval]``.
 """
 
 try:
+    from .corpus import EmbedOptions, describe, embed_corpus
+    from .documents import Document, InputError, Source
     from .embed import embed
+    from .encoder import Encoder, load_encoder
     from .losses import orthogonal_projection_loss
     from .ranking import bm25_scores, ndcg
+    from .search import Hit, search
+    from .store import EmbeddingFile
     from .tokenizer import train_tokenizer
     from .training import Trainer, TrainingOptions
 except ImportError as error:
@@ -15,11 +21,22 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "Document",
+    "EmbedOptions",
+    "EmbeddingFile",
+    "Encoder",
+    "Hit",
+    "InputError",
+    "Source",
     "Trainer",
     "TrainingOptions",
     "bm25_scores",
+    "describe",
     "embed",
+    "embed_corpus",
+    "load_encoder",
     "ndcg",
     "orthogonal_projection_loss",
+    "search",
     "train_tokenizer",
 ]

@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..m2bert import M2BertModel
-from .embed import pad
 from .losses import orthogonal_projection_loss
 
 
@@ -95,7 +94,7 @@ class Trainer:
     ) -> None:
         if not short:
             raise ValueError("Trainer: argument 'short' must hold at least one pair, got none")
-        self.model, self.options, self.checkpoint = model, options, checkpoint
+        self.model, self.tokenizer, self.options, self.checkpoint = model, tokenizer, options, checkpoint
         self.short = _Pairs(short, tokenizer, max_short)
         self.long = _Pairs(long, tokenizer, max_long) if long else None
         self.optimizer = torch.optim.AdamW(
@@ -117,9 +116,11 @@ class Trainer:
         random = np.random.default_rng((self.options.seed, self.step))
         take_long = self.long is not None and random.random() < self.options.long_share
         pairs = (self.long if take_long and self.long else self.short).batch(random, self.options)
-        sides = [[pair[side] for pair in pairs] for side in (0, 1)]
-        queries, documents = (self.model(*pad(side, self.model.device)).pooler_output for side in sides)
-        return orthogonal_projection_loss(queries, documents)
+        return orthogonal_projection_loss(*(self._embed([pair[side] for pair in pairs]) for side in (0, 1)))
+
+    def _embed(self, sequences: list[list[int]]) -> Tensor:
+        batch = self.tokenizer.pad({"input_ids": sequences}, return_tensors="pt").to(self.model.device)
+        return self.model(batch["input_ids"], batch["attention_mask"]).pooler_output
 
     def __iter__(self) -> Iterator[float]:
         options = self.options

@@ -37,7 +37,7 @@ struct Request {
 };
 
 // The first row that can run, or the forced one. Throws std::invalid_argument when there is none.
-int choose_variant(std::span<const VariantInfo> rows, const Request& request, const DeviceInfo& device);
+MONARCH_API int choose_variant(std::span<const VariantInfo> rows, const Request& request, const DeviceInfo& device);
 
 // CPU: part of a core's cache that filters may fill, so that rows can be read in the order in which they lie in memory.
 constexpr int64_t kFilterCacheBytes = 128 << 10;

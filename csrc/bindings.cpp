@@ -75,6 +75,7 @@ py::dict explain_fft_conv(int64_t batch, int64_t channels, int64_t seqlen, int g
   d["name"] = isa_name(rows[plan.variant].isa);
   d["compute"] = scalar_name(rows[plan.variant].compute);
   d["gradients"] = isa_name(rows[plan.gradients].isa);
+  if (info.kind == DeviceKind::cuda) d["launches"] = plan.launches();
   d["points"] = plan.tree.points;
   d["radices"] = std::vector<int>(plan.tree.radix, plan.tree.radix + plan.tree.depth);
   d["codelet_points"] = plan.tree.lanes * plan.tree.codelet_vectors;

@@ -126,6 +126,14 @@ def test_words(run):
     np.testing.assert_array_equal(run("words", words), np.stack(expected))
 
 
+def test_products(run):
+    words = random_words()
+    pairs = np.ascontiguousarray(words[:5]).view(np.float16).reshape(5, LANES, 2).astype(np.float64)
+    with np.errstate(over="ignore"):
+        expected = halves(pairs[:4] * pairs[4])
+    np.testing.assert_array_equal(run("products", words)[:4], expected)
+
+
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100", "sm_120"])
 def test_the_kernels_for_a_gpu_compile(arch, tmp_path):

@@ -15,6 +15,19 @@ from emulator.samples import CASES, PADDINGS, channels_for, make_depthwise, make
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
 
 
+def calls_in_three_launches() -> list[tuple[str, dict]]:
+    """On tensor cores: without a level and with one, with inner nodes of both sizes."""
+    calls = []
+    for seqlen, points, shared_memory in ((4093, 4096, 12000), (6200, 8192, 24000), (12001, 12288, 40000)):
+        machine = {"shared_memory": shared_memory, "l2_bytes": 400_000, "tensor_cores": True}
+        rows, filters = make_rows("two-sided", seqlen, torch.float16), random(channels_for(seqlen), 2 * points)
+        calls.append(("conv", arguments(["y"], torch.float16, **rows, spectrum=filters, **machine)))
+        case, _ = make_mixer(seqlen, torch.bfloat16, True, True, True)
+        spectra = {"spectrum": filters, "residual_spectrum": filters}
+        calls.append(("mixer", arguments(["y"], torch.bfloat16, **case, **spectra, **machine)))
+    return calls
+
+
 def one_call_per_path() -> list[tuple[str, dict]]:
     """Every function at least once, with all of its optional arguments."""
     calls: list[tuple[str, dict]] = []
@@ -57,6 +70,7 @@ def one_call_per_path() -> list[tuple[str, dict]]:
             tensor_cores=True,
             **rows,
         )
+    calls += calls_in_three_launches()
     case, _ = make_mixer(17, torch.bfloat16, True, True, True)
     call("mixer", ["y"], torch.bfloat16, **case, spectrum=spectrum, residual_spectrum=spectrum)
     for layout in ("bhl", "blh"):

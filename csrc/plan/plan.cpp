@@ -57,9 +57,11 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
   FftConvPlan plan{};
   const bool cuda = device.kind == DeviceKind::cuda;
   Request request = p.request;
-  if (cuda) {
-    const bool halves = scalar_bytes(request.io) == 2;
-    request.fits_tensor_cores = halves && plan_matrix_tile(choose_tree(p.seqlen, 1), 1, device).has_value();
+  bool whole_on_tensor_cores = false;
+  if (cuda && scalar_bytes(request.io) == 2) {
+    const TreeShape tree = choose_tree(p.seqlen, 1);
+    whole_on_tensor_cores = plan_matrix_tile(tree, 1, device).has_value();
+    request.fits_tensor_cores = whole_on_tensor_cores || plan_matrix_cut(tree, 1, device);
   }
   plan.variant = plan.exact = choose_variant(rows, request, device);
   if (!rows[plan.variant].precise) plan.exact = choose_variant(rows, {request.io, true}, device);
@@ -79,6 +81,7 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
     plan.workspace.rows = std::clamp<int64_t>(device.l2_bytes / 2 / row_bytes, 1, rows);
     for (int buffers : {1, 2})
       if (plan_tiles(plan.tree, buffers, rows, device).whole) plan.whole_buffers = buffers;
+    plan.whole_rows = plan.variant == plan.exact ? plan.whole_buffers > 0 : whole_on_tensor_cores;
   }
   plan.cost = fft_conv_cost(p.batch, p.channels, p.seqlen, scalar_bytes(p.request.io), compute_bytes, p.gates,
                             plan.tree.points);

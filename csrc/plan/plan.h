@@ -63,19 +63,23 @@ struct FftConvPlan {
   int64_t batch_slices;      // independent partial sums of the filter gradient
   int64_t channel_tile;      // CPU: channels whose prepared filters stay in cache together
   Workspace workspace;       // CUDA
-  int whole_buffers;         // CUDA: so many rows fit into a thread block side by side: 0, 1 or 2
+  int whole_buffers;         // CUDA, row `exact`: so many rows fit into a thread block side by side: 0, 1 or 2
+  bool whole_rows;           // CUDA: a row fits into a thread block of `variant`
   FftConvCost cost;
+
+  // CUDA: kernel launches that rows take, chunk by chunk, when their filters are prepared.
+  int launches() const { return whole_rows ? 1 : 3; }
 
   // Bytes of workspace for the kernels of registry.h; none on the CPU.
   int64_t filter_bytes() const { return parts(0, row_parts(1)); }
   int64_t filter_adjoint_bytes() const { return parts(0, 1); }
-  int64_t conv_bytes(bool prepared) const { return parts(prepared ? 0 : 1, row_parts(1)); }
+  int64_t conv_bytes(bool prepared) const { return parts(prepared ? 0 : 1, whole_rows ? 0 : 1); }
   int64_t backward_bytes(bool prepared) const {
     if (gradients != exact) return 0;  // rows fit into a block
     // a filter given as taps gets its gradient as such, which takes what filter_adjoint takes
     return prepared ? parts(0, row_parts(2)) : parts(2, row_parts(2) ? row_parts(2) : 1);
   }
-  int64_t mixer_bytes(bool residual) const { return parts(0, row_parts(1) + (residual ? 1 : 0)); }
+  int64_t mixer_bytes(bool residual) const { return parts(0, (whole_rows ? 0 : 1) + (residual ? 1 : 0)); }
 
  private:
   int64_t parts(int channels, int rows) const {

@@ -12,6 +12,9 @@ constexpr int kTilePoints = 4096;  // small rows share a block up to so many poi
 constexpr int kMatrixTilePoints = 8192;
 constexpr int kMinTileThreads = 64;
 constexpr int kLevelThreads = 256;  // eight warps share the columns of a level
+constexpr int kOuterTilePoints = 16384;
+constexpr int kWidestSide = 5, kNarrowestSide = 2;  // a warp takes 32 columns of a level
+constexpr int kMaxOuterLevels = 2;
 constexpr int64_t kBinBytes = 8;
 constexpr int64_t kReserved = 1024;  // bytes of shared memory that CUDA takes for each block
 
@@ -70,6 +73,43 @@ void set_threads(MatrixTile& t, int wanted, int most) {
   while (2 << t.side <= abreast) ++t.side;
 }
 
+// Two blocks side by side, one of which computes while the other one waits for memory, or one.
+int blocks_side_by_side(int64_t shared_bytes, const DeviceInfo& device) {
+  return 2 * (shared_bytes + kReserved) <= device.shared_memory + kReserved ? 2 : 1;
+}
+
+// `tasks`: of a row each.
+bool lay_out_spread(MatrixTile& t, int points, int64_t tasks, const DeviceInfo& device) {
+  // few rows are spread over the machine rather than packed
+  const int64_t enough = std::max<int64_t>(1, tasks / (4 * std::max(device.multiprocessors, 1)));
+  if (!lay_out(t, std::clamp<int64_t>(kMatrixTilePoints / points, 1, enough), 1, device)) return false;
+  const int unit = t.level ? kLevelThreads : 32;
+  set_threads(t, (t.rows * points / 32 + unit - 1) / unit * unit,
+              kMaxTileThreads / blocks_side_by_side(t.shared_bytes, device));
+  return true;
+}
+
+bool lay_out_outer(OuterTile& t, const DeviceInfo& device) {
+  int tables = 0;  // of twiddles, as bins
+  for (int level = 0, nodes = t.head; level < t.levels; ++level, nodes *= kNodePoints) tables += nodes * kNodePoints;
+  for (t.side = kWidestSide; t.side >= kNarrowestSide; --t.side) {
+    const int points = t.nodes * t.columns();
+    if (points > kOuterTilePoints && t.side > kNarrowestSide) continue;
+    t.plane = points / 8;
+    t.twists = kOuterQuads + 2 * t.plane;
+    t.dft_matrix = t.twists + tables / 2;
+    t.head_roots = t.dft_matrix + (t.levels ? 64 : 0);
+    t.state = t.head_roots + kRootBins / 2;
+    t.shared_bytes = (t.state + 1) * int64_t{16};
+    if (t.shared_bytes > device.shared_memory) continue;
+    const int most = kMaxTileThreads / blocks_side_by_side(t.shared_bytes, device);
+    const int pairs = points / t.head / 2;  // of columns, which the head's pass takes
+    t.threads = std::max(std::min({points / 32 / 32 * 32, most, pairs}), kMinTileThreads);
+    return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const DeviceInfo& device) {
@@ -99,15 +139,24 @@ TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const Devi
 
 std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device) {
   std::optional<MatrixTile> t = matrix_tile_of(tree);
-  // few rows are spread over the machine rather than packed
-  const int64_t enough = std::max<int64_t>(1, rows / (4 * std::max(device.multiprocessors, 1)));
-  if (!t || !lay_out(*t, std::clamp<int64_t>(kMatrixTilePoints / tree.points, 1, enough), 1, device))
-    return std::nullopt;
-  const int unit = t->level ? kLevelThreads : 32;
-  // two blocks side by side, one of which computes while the other one waits for memory, or all threads for one
-  const int blocks = 2 * (t->shared_bytes + kReserved) <= device.shared_memory + kReserved ? 2 : 1;
-  set_threads(*t, static_cast<int>(t->rows * tree.points / 32 + unit - 1) / unit * unit, kMaxTileThreads / blocks);
+  if (!t || !lay_out_spread(*t, static_cast<int>(tree.points), rows, device)) return std::nullopt;
   return t;
+}
+
+std::optional<MatrixCut> plan_matrix_cut(const TreeShape& tree, int64_t rows, const DeviceInfo& device) {
+  for (const int products : {3, 2}) {
+    MatrixCut cut;
+    OuterTile& outer = cut.outer;
+    outer.head = outer.nodes = tree.radix[0];
+    outer.levels = tree.depth - 1 - products;
+    if (outer.levels < 0 || outer.levels > kMaxOuterLevels) continue;
+    for (int level = 0; level < outer.levels; ++level) outer.nodes *= kNodePoints;
+    outer.inner = static_cast<int>(tree.points / outer.nodes);
+    cut.inner.level = cut.inner.factored = products == 3;
+    cut.inner.nodes = cut.inner.level ? kNodePoints : 1;
+    if (lay_out_outer(outer, device) && lay_out_spread(cut.inner, outer.inner, rows * outer.nodes, device)) return cut;
+  }
+  return std::nullopt;
 }
 
 std::optional<MatrixTile> plan_gradient_tile(const TreeShape& tree, int64_t slice, const DeviceInfo& device) {

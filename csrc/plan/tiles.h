@@ -66,6 +66,34 @@ static_assert(sizeof(MatrixTile) <= kTileQuads * 16);
 
 // Null when rows of this tree are too short or do not fit.
 std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device);
+
+// The outer part of longer rows on tensor cores: the head in registers and up to two levels of 16 below it, on some
+// neighbouring columns of a row.
+struct OuterTile {
+  int head = 1, levels = 0;
+  int nodes = 1;  // of the inner part: head * 16^levels
+  int inner = 0;  // points of one of them
+  int side = 2;   // logarithm of the pieces of eight columns: 4 to 32
+  int threads = 0;
+  int64_t shared_bytes = 0;
+  // Shared memory in units of 16 bytes: the size of a plane, as above, then where the tables begin.
+  int plane = 0, twists = 0, dft_matrix = 0, head_roots = 0, state = 0;
+
+  constexpr int columns() const { return 8 << side; }
+  constexpr int blocks() const { return inner / columns(); }  // of a row
+};
+
+constexpr int kOuterQuads = 5;
+static_assert(sizeof(OuterTile) <= kOuterQuads * 16);
+
+// Rows go from tensors through outer tiles to the workspace, through inner tiles in place, and back.
+struct MatrixCut {
+  OuterTile outer;
+  MatrixTile inner;  // below a node of the outer part: 256 or 4,096 points
+};
+
+// Null when rows of this tree are too short or too long.
+std::optional<MatrixCut> plan_matrix_cut(const TreeShape& tree, int64_t rows, const DeviceInfo& device);
 // The same for the way back, where a block has rows of a slice of the batch, each with its gradient.
 std::optional<MatrixTile> plan_gradient_tile(const TreeShape& tree, int64_t slice, const DeviceInfo& device);
 

@@ -44,4 +44,9 @@ MONARCH_DEVICE void words(const Words& w) {
         upper_halves(w[2], w[3]), negated(w[2]), static_cast<uint32_t>(own_thread()));
 }
 
+// The halves of words 0 to 3 times those of word 4.
+MONARCH_DEVICE void products(const Words& w) {
+  w.put(times(w[0], w[4]), times(w[1], w[4]), times(w[2], w[4]), times(w[3], w[4]));
+}
+
 }  // namespace monarch::conformance

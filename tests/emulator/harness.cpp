@@ -218,7 +218,7 @@ py::dict residual_norm(Call& c) {
 }
 
 // How a transform of this length is cut into passes, how often its row fits into a block, and how many rows of `rows`
-// a block on tensor cores takes, in which passes; which engine is chosen for rows of this dtype.
+// a block on tensor cores takes, in which passes; which engine is chosen for rows of this dtype, in how many launches.
 py::dict plan(Call& c) {
   using namespace py::literals;
   const FftConvPlan plan = plan_for(c, 1, 1, c.integer("seqlen"));
@@ -233,11 +233,17 @@ py::dict plan(Call& c) {
       plan_fft_conv({.batch = 1, .channels = 1, .seqlen = c.integer("seqlen"), .request = request}, rows, c.device());
   d["engine"] = isa_name(rows[chosen.variant].isa);
   d["gradients"] = isa_name(rows[chosen.gradients].isa);
-  d["matrix_tile"] = py::none();
-  if (const auto tile = plan_matrix_tile(plan.tree, c.has("rows") ? c.integer("rows") : 1, c.device()))
+  d["launches"] = chosen.launches();
+  for (const char* none : {"matrix_tile", "matrix_cut"}) d[none] = py::none();
+  const int64_t rows_of_launch = c.has("rows") ? c.integer("rows") : 1;
+  if (const auto tile = plan_matrix_tile(plan.tree, rows_of_launch, c.device()))
     d["matrix_tile"] =
         py::dict("head"_a = tile->head, "parts"_a = tile->parts, "level"_a = tile->level, "rows"_a = tile->rows,
                  "threads"_a = tile->threads, "shared_bytes"_a = tile->shared_bytes);
+  if (const auto cut = plan_matrix_cut(plan.tree, rows_of_launch, c.device()))
+    d["matrix_cut"] = py::dict("head"_a = cut->outer.head, "levels"_a = cut->outer.levels, "inner"_a = cut->outer.inner,
+                               "columns"_a = cut->outer.columns(), "rows"_a = cut->inner.rows,
+                               "shared_bytes"_a = std::max(cut->outer.shared_bytes, cut->inner.shared_bytes));
   return d;
 }
 

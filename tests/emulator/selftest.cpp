@@ -268,6 +268,7 @@ struct {
     {"product", &conform<conformance::product>},
     {"matrices", &conform<conformance::matrices>},
     {"words", &conform<conformance::words>},
+    {"products", &conform<conformance::products>},
 };
 
 template <size_t I>

@@ -52,10 +52,10 @@ const char* for_chunks(int64_t batch, int64_t channels, int64_t most_rows, int64
 
 // The mixer as two convolutions of t, the first one's results in the workspace. `rows`: what else of it a
 // convolution needs, or null.
-template <class Io, class Transforms>
-const char* mixer_chunks(const MixerArgs& a, Transforms& t, Bin* rows) {
+template <class Io, class Transforms, class Workspace>
+const char* mixer_chunks(const MixerArgs& a, Transforms& t, Workspace* rows) {
   float* const held = a.residual_spectrum ? reinterpret_cast<float*>(t.take_rows()) : nullptr;
-  const int64_t most_rows = rows || held ? a.workspace.rows : kMostRows;
+  const int64_t most_rows = rows || held ? t.most_rows() : kMostRows;
   return for_chunks(a.batch, a.channels, most_rows, kMostRows, [&](const Chunk& c) -> const char* {
     const Chunk all_channels{0, c.b, {}};
     MixerArgs part = a;

@@ -13,6 +13,7 @@ class Transforms {
   Transforms(const TreeShape& tree, const Workspace& workspace, const Exec& exec)
       : tree_(tree), exec_(exec), chunk_(workspace), next_(static_cast<Bin*>(exec.workspace)) {}
 
+  int64_t most_rows() const { return chunk_.rows; }
   // Room for the spectra of the channels of a chunk, and for its rows.
   Bin* take_channels() { return take(chunk_.channels); }
   Bin* take_rows() { return take(chunk_.rows); }

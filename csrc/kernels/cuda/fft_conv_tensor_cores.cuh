@@ -1,16 +1,21 @@
 // FFT long convolution on tensor cores, for 16-bit tensors and filters that are prepared, and its gradients: each row
 // is read once and written once (on the way back, gates and inputs twice). Blocks stay for the whole launch, each with
-// a contiguous share of the rows, channel by channel.
+// a contiguous share of the rows, channel by channel. Rows that do not fit into a block take three launches, for as
+// many of them at a time as stay in the L2 cache.
 #pragma once
+
+#include <optional>
+#include <utility>
 
 #include "fft_chunks.cuh"
 #include "fft_matrix_nodes.cuh"
+#include "fft_matrix_outer.cuh"
 #include "launch.cuh"
 
 namespace monarch {
 
 // The channels of a block's rows, and the magnitude of their filters.
-template <class F>
+template <bool Part, class F>
 MONARCH_DEVICE_CALL void find_filters(RowsInUse use, const Bin* spectra, F channel_of) {
   const StagedRows s(use);
   bool changed = false;
@@ -23,9 +28,11 @@ MONARCH_DEVICE_CALL void find_filters(RowsInUse use, const Bin* spectra, F chann
   });
   for (int row = 0, next; row < s.rows; row = next) {
     for (next = row + 1; next < s.rows && s.channel(next) == s.channel(row);) ++next;
-    const auto* const bins = s.filter(spectra, row);
+    const NodePairs<Part> places(s, 0);
+    const auto* const bins = places.filter(s, spectra, row) + places.first;
+    const int together = s.points() / kNodePoints;  // of the first pairs of all nodes, then of the second ones
     for (int i = s.thread; i < s.points() / 2; i += s.tile.threads) {
-      const BinPair pair = bins[i];
+      const BinPair pair = bins[Part ? i + i / together * (places.pitch - together) : i];
       uint32_t greatest = 0;
       for (const float v : {pair.first.re, pair.first.im, pair.second.re, pair.second.im}) {
         const uint32_t bits = bits_of(v) & 0x7FFFFFFF;
@@ -39,11 +46,13 @@ MONARCH_DEVICE_CALL void find_filters(RowsInUse use, const Bin* spectra, F chann
 
 // The passes of a MatrixTile around its nodes, a type for each kind, so that there is a kernel for each: all that a
 // thread has then fits into its registers.
-template <bool Factored, bool Level>
+template <bool Factored, bool Level, bool Part = false>
 struct PassesOf {
-  static MONARCH_DEVICE void multiply(RowsInUse rows, const Bin* spectra) { node_pass<Factored, Level>(rows, spectra); }
+  static MONARCH_DEVICE void multiply(RowsInUse rows, const Bin* spectra) {
+    node_pass<Factored, Level, Part>(rows, spectra);
+  }
   static MONARCH_DEVICE void gradients(RowsInUse rows, const Bin* spectra, Bin* total, bool add, bool inputs_too) {
-    node_gradients<Factored, Level>(rows, spectra, total, add, inputs_too);
+    node_gradients<Factored, Level, Part>(rows, spectra, total, add, inputs_too);
   }
 };
 struct NodesBelowHead : PassesOf<false, false> {
@@ -65,6 +74,16 @@ struct LevelBelowHead : PassesOf<true, true> {
     staged_head<true, true>(rows);
   }
 };
+// Below an inner node.
+struct InnerLevel : PassesOf<true, true, true> {
+  static MONARCH_DEVICE void forward(RowsInUse rows) { level_forward(rows); }
+  static MONARCH_DEVICE void inverse(RowsInUse rows) { level_inverse(rows); }
+};
+struct InnerNode : PassesOf<false, false, true> {
+  static MONARCH_DEVICE void forward(RowsInUse rows) { twist_nodes<false>(rows); }
+  static MONARCH_DEVICE void inverse(RowsInUse rows) { twist_nodes<true>(rows); }
+};
+
 template <class F>
 const char* with_passes(const MatrixTile& tile, F f) {
   if (!tile.level) return f(NodesBelowHead());
@@ -74,16 +93,34 @@ const char* with_passes(const MatrixTile& tile, F f) {
 
 // What all kernels are told of their transform.
 struct StagedTransform {
-  int head, depth;  // children of the root; passes from there to the nodes
+  int head, depth, bins;  // children of the root; passes from there to the nodes; bins of a row
   MatrixTile tile;
   HeadRoots roots;
 
-  // The start of a kernel: this block's share of so many tasks, and the tables.
+  // The start of a kernel: this block's share of so many tasks, and the tables, but those of the nodes.
   MONARCH_DEVICE BlockState& begin(int64_t tasks) const {
     BlockState& block = *shared_memory<BlockState>();
-    for_each(1, [&](int64_t) { block = {tile, Share(tasks)}; });
+    for_each(1, [&](int64_t) { block = {tile, Share(tasks), bins, 0}; });
     if (threadIdx.x == 0) StagedRows({0}).head_roots() = roots;
-    make_tables(head, depth);
+    make_common_tables();
+    return block;
+  }
+  MONARCH_DEVICE void at_nodes(int first) const {
+    for_each(1, [&](int64_t) { shared_memory<BlockState>()->first_node = first; });
+    make_node_tables(head, depth);
+  }
+};
+
+// What the kernels of an outer tile are told.
+struct OuterTransform {
+  OuterTile tile;
+  HeadRoots roots;
+
+  MONARCH_DEVICE OuterState& begin(int64_t tasks, bool inverse) const {
+    OuterState& block = *shared_memory<OuterState>();
+    for_each(1, [&](int64_t) { block = {tile, Share(tasks)}; });
+    if (threadIdx.x == 0) OuterColumns(0).head_roots() = roots;
+    make_outer_tables(inverse);
     return block;
   }
 };
@@ -92,10 +129,11 @@ template <class Passes, class Source, class Sink>
 MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     conv_staged_rows(Source source, Sink sink, RowGrid grid, const Bin* spectra, StagedTransform transform) {
   const BlockState& block = transform.begin(pieces(grid.rows(), transform.tile.rows));
+  transform.at_nodes(0);
   for (int i = block.share.begin; i < block.share.end; ++i) {
     const int first = i * block.tile.rows, left = grid.rows() - first;
     const RowsInUse use{left < block.tile.rows ? left : block.tile.rows, i & 1};
-    find_filters(use, spectra, [=, batch = grid.batch](int row) { return (first + row) / batch; });
+    find_filters<false>(use, spectra, [=, batch = grid.batch](int row) { return (first + row) / batch; });
     const auto rows_of = [&](const auto& place) {
       return [&, first](const StagedRows& s, int row) {
         const int channel = static_cast<int>(s.channel(row));
@@ -109,6 +147,67 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     unstage(use, rows_of(sink));
   }
 }
+
+// ---- rows that do not fit into a block ------------------------------------------------------------------------------
+
+template <class Source>
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    staged_outer_forward(Source source, HalfRows halves, RowGrid grid, OuterTransform transform) {
+  const OuterState& block = transform.begin(int64_t{grid.rows()} * halves.blocks, false);
+  for (int i = block.share.begin; i < block.share.end; ++i) {
+    const int row = i / halves.blocks, columns = i % halves.blocks, turn = i & 1;
+    stage_columns(turn, grid.at(source, row), columns);
+    outer_head<false>(turn);
+    for (int level = 0; level < block.tile.levels; ++level) outer_level<false>(level);
+    put_columns(turn, halves, row, columns);
+  }
+}
+
+template <class Sink>
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    staged_outer_inverse(Sink sink, HalfRows halves, RowGrid grid, OuterTransform transform) {
+  const OuterState& block = transform.begin(int64_t{grid.rows()} * halves.blocks, true);
+  for (int i = block.share.begin; i < block.share.end; ++i) {
+    const int row = i / halves.blocks, columns = i % halves.blocks, turn = i & 1;
+    take_columns(turn, halves, row, columns);
+    for (int level = block.tile.levels - 1; level >= 0; --level) outer_level<true>(level);
+    outer_head<true>(turn);
+    unstage_columns(turn, grid.at(sink, row), columns);
+  }
+}
+
+// A task is an inner node of as many rows as a block takes; node after node, whose tables are made once.
+struct InnerTask {
+  int node, first;
+
+  MONARCH_DEVICE InnerTask(int task, int groups, int rows) : node(task / groups), first(task % groups * rows) {}
+  MONARCH_DEVICE auto rows() const {
+    return [first = first](int row) { return first + row; };
+  }
+};
+
+template <class Passes>
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
+    staged_inner_nodes(HalfRows halves, RowGrid grid, int groups, const Bin* spectra, StagedTransform transform) {
+  const int together = transform.tile.rows;
+  const BlockState& block = transform.begin(int64_t{halves.nodes} * groups);
+  for (int i = block.share.begin; i < block.share.end; ++i) {
+    const InnerTask task(i, groups, together);
+    if (i == block.share.begin || task.node != InnerTask(i - 1, groups, together).node)
+      transform.at_nodes(task.node * transform.tile.nodes);
+    const int left = grid.rows() - task.first;
+    const RowsInUse use{left < together ? left : together, i & 1};
+    find_filters<true>(use, spectra, [=, batch = grid.batch](int row) { return (task.first + row) / batch; });
+    stage_halves(use, halves, task.node, task.rows());
+    Passes::forward(use);
+    Passes::multiply(use, spectra);
+    Passes::inverse(use);
+    const InnerTask same(anew(i), groups, together);
+    unstage_halves(use, halves, same.node, same.rows());
+  }
+}
+
+// ---- gradients ------------------------------------------------------------------------------------------------------
 
 // Where gradients come from and go to.
 template <class Io>
@@ -126,11 +225,12 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
     staged_gradients(GradientRows<Io> rows, RowGrid grid, int slices, const Bin* spectra, Bin* totals,
                      StagedTransform transform) {
   const BlockState& block = transform.begin(int64_t{grid.channels} * slices);
+  transform.at_nodes(0);
   int turn = 0;
   for (int task = block.share.begin; task < block.share.end; ++task) {
     const int channel = task / slices;
     const Share slice(grid.batch, task % slices, slices);
-    find_filters({block.tile.rows}, spectra, [channel](int) { return channel; });
+    find_filters<false>({block.tile.rows}, spectra, [channel](int) { return channel; });
     int b = slice.begin;
     do {  // for an empty batch too, whose sum is zero
       const int most = block.tile.rows / 2, n = slice.end - b < most ? slice.end - b : most;
@@ -151,19 +251,31 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
   }
 }
 
-// The transforms of one call.
+// The transforms of one call, and the workspace's parts.
 class StagedTransforms {
  public:
-  StagedTransforms(const TreeShape& tree, const Exec& exec) : tree_(tree), exec_(exec) {}
+  StagedTransforms(const TreeShape& tree, const Workspace& workspace, const Exec& exec)
+      : tree_(tree),
+        exec_(exec),
+        whole_(plan_matrix_tile(tree, 1, *exec.device)),
+        bytes_(workspace.rows * tree.points * int64_t(sizeof(Bin))),
+        next_(static_cast<char*>(exec.workspace)) {}
 
-  Bin* take_rows() { return static_cast<Bin*>(exec_.workspace); }
+  // Room for so many rows of floats, or of halves between launches.
+  int64_t most_rows() const {
+    const auto cut = whole_ ? std::nullopt : plan_matrix_cut(tree_, 1, *exec_.device);
+    const int64_t quads = cut ? HalfRows(nullptr, cut->outer).pitch() : tree_.points / 4;
+    return bytes_ / (quads * int64_t(sizeof(Quad)));
+  }
+  void* take_rows() { return std::exchange(next_, next_ + bytes_); }
+  void* take_rows_unless_whole() { return whole_ ? nullptr : take_rows(); }
 
   template <class Source, class Sink>
-  const char* conv(const Source& source, const Sink& sink, RowGrid grid, const Bin* spectra, Bin*) const {
+  const char* conv(const Source& source, const Sink& sink, RowGrid grid, const Bin* spectra, void* workspace) const {
     const int rows = grid.rows();
     if (rows == 0) return nullptr;
+    if (!whole_) return conv_in_three(source, sink, grid, spectra, workspace);
     const auto tile = plan_matrix_tile(tree_, rows, *exec_.device);
-    if (!tile) return "rows of this length do not fit into a block";
     return with_passes(*tile, [&](auto passes) {
       return launch_resident(&conv_staged_rows<decltype(passes), Source, Sink>, pieces(rows, tile->rows), tile->threads,
                              tile->shared_bytes, exec_, source, sink, grid, spectra, transform(*tile));
@@ -184,21 +296,54 @@ class StagedTransforms {
 
  private:
   StagedTransform transform(const MatrixTile& tile) const {
-    return {tree_.radix[0], tree_.depth - 2, tile, head_roots(tile.head)};
+    return {tree_.radix[0], tree_.depth - 2, static_cast<int>(tree_.points), tile, head_roots(tile.head)};
+  }
+
+  template <class Kernel, class... Args>
+  const char* run_outer(Kernel kernel, const OuterTile& tile, RowGrid grid, const Args&... args) const {
+    return launch_resident(kernel, int64_t{grid.rows()} * tile.blocks(), tile.threads, tile.shared_bytes, exec_,
+                           args..., grid, OuterTransform{tile, head_roots(tile.head)});
+  }
+
+  template <class Source, class Sink>
+  const char* conv_in_three(const Source& source, const Sink& sink, RowGrid grid, const Bin* spectra,
+                            void* workspace) const {
+    const auto cut = plan_matrix_cut(tree_, grid.rows(), *exec_.device);
+    if (!cut) return "rows of this length do not fit into blocks";
+    const OuterTile& outer = cut->outer;
+    const MatrixTile& inner = cut->inner;
+    const HalfRows halves(workspace, outer);
+    const char* error = run_outer(&staged_outer_forward<Source>, outer, grid, source, halves);
+    if (error) return error;
+    const auto nodes = inner.level ? &staged_inner_nodes<InnerLevel> : &staged_inner_nodes<InnerNode>;
+    const int groups = static_cast<int>(pieces(grid.rows(), inner.rows));
+    error = launch_resident(nodes, int64_t{groups} * outer.nodes, inner.threads, inner.shared_bytes, exec_, halves,
+                            grid, groups, spectra, transform(inner));
+    return error ? error : run_outer(&staged_outer_inverse<Sink>, outer, grid, sink, halves);
   }
 
   TreeShape tree_;
   const Exec& exec_;
+  std::optional<MatrixTile> whole_;
+  int64_t bytes_;
+  char* next_;
 };
 
-inline const char* run_staged_conv(const FftConvArgs& a, const Exec& e) {
-  return with_short_io(a.io, [&](auto io) {
-    using Io = typename decltype(io)::type;
-    const RowGrid grid{static_cast<int>(a.batch), static_cast<int>(a.channels)};
-    return StagedTransforms(a.tree, e).conv(GatedSource<Io>{a.u, a.pre_gate, a.lengths, a.seqlen},
-                                            GatedSink<Io>{a.y, a.post_gate, a.lengths, a.seqlen}, grid,
-                                            static_cast<const Bin*>(a.spectrum), nullptr);
+template <class Io>
+const char* staged_conv_chunks(const FftConvArgs& a, const Exec& e) {
+  StagedTransforms t(a.tree, a.workspace, e);
+  void* const rows = t.take_rows_unless_whole();
+  return for_chunks(a.batch, a.channels, rows ? t.most_rows() : kMostRows, kMostRows, [&](const Chunk& c) {
+    const auto of = [&](const Rows& r) { return c.of(r, a.io); };
+    const int64_t* const lengths = c.of(a.lengths);
+    return t.conv(GatedSource<Io>{of(a.u), of(a.pre_gate), lengths, a.seqlen},
+                  GatedSink<Io>{of(a.y), of(a.post_gate), lengths, a.seqlen}, c.grid, c.of(a.spectrum, a.tree.points),
+                  rows);
   });
+}
+
+inline const char* run_staged_conv(const FftConvArgs& a, const Exec& e) {
+  return with_short_io(a.io, [&](auto io) { return staged_conv_chunks<typename decltype(io)::type>(a, e); });
 }
 
 // To the filter's spectrum only: a.grad_taps are null.
@@ -215,16 +360,17 @@ inline const char* run_staged_backward(const FftConvGradArgs& a, const Exec& e) 
                                 a.grad_u.data || a.grad_pre_gate.data,
                                 a.grad_post_gate.data != nullptr};
     const RowGrid grid{static_cast<int>(f.batch), static_cast<int>(f.channels)};
-    return StagedTransforms(f.tree, e).gradients(rows, grid, static_cast<int>(a.batch_slices),
-                                                 static_cast<const Bin*>(f.spectrum),
-                                                 static_cast<Bin*>(a.spectrum_grad));
+    return StagedTransforms(f.tree, f.workspace, e)
+        .gradients(rows, grid, static_cast<int>(a.batch_slices), static_cast<const Bin*>(f.spectrum),
+                   static_cast<Bin*>(a.spectrum_grad));
   });
 }
 
 inline const char* run_staged_mixer(const MixerArgs& a, const Exec& e) {
   return with_short_io(a.io, [&](auto io) {
-    StagedTransforms t(a.tree, e);
-    return mixer_chunks<typename decltype(io)::type>(a, t, nullptr);
+    StagedTransforms t(a.tree, a.workspace, e);
+    void* const rows = t.take_rows_unless_whole();
+    return mixer_chunks<typename decltype(io)::type>(a, t, rows);
   });
 }
 

@@ -30,74 +30,89 @@ MONARCH_DEVICE void multiply(float (&re)[4], float (&im)[4], const ComplexFragme
   mma(im, Conjugate ? a.minus_im : a.im, b_re[0], b_re[1]);
 }
 
-// The head of a tree on `kHead` parts of the rows: from float to complex numbers, or back. A thread takes two
-// neighbouring columns, one after the other, each in words of its own.
-template <int Odd, int Bits, bool Inverse, bool Level>
-MONARCH_DEVICE void staged_head_of(const StagedRows& s) {
-  constexpr int kHead = Odd << Bits, kBelow = Level ? 16 : 1, kPairs = kBelow * 128;
-  uint32_t *const even = s.words(0), *const odd = s.words(1);
-  for (int i = s.thread; i < s.rows * kPairs; i += s.tile.threads) {
-    const int row = i / kPairs, first = i % kPairs / 128, pair = i % 128;
-    const float scale = scale_for(s.greatest_point(row, s.turn));
-    const auto interchange = [&] {  // between words of a column and words of real or imaginary parts
-#pragma unroll 4
-      for (int q = 0; q < kHead; ++q) {
-        const int at = s.word(row, first + q * kBelow, pair);
-        const uint32_t x = even[at], y = odd[at];
-        even[at] = lower_halves(x, y), odd[at] = upper_halves(x, y);
-      }
-    };
-    if (Inverse) interchange();
-#pragma unroll 1
-    for (int c = 0; c < 2; ++c) {
-      uint32_t* const own = c ? odd : even;
-      // to the nodes' own transforms, if they come next
-      const auto twisted = [&](Bin z, int q) {
-        if constexpr (Level) return z;
-        return twiddle<Inverse>(z, reinterpret_cast<const Bin*>(s.node_twiddles() + s.twiddle_index(q, pair))[c]);
-      };
-      Bin x[kHead];
-#pragma unroll
-      for (int q = 0; q < kHead; ++q) {
-        const uint32_t word = own[s.word(row, first + q * kBelow, pair)];
-        const FloatPair z = unpack(word);
-        x[q] = Inverse ? twisted({z.low, z.high}, q) : Bin{float_of(word) * scale, 0.f};
-      }
-      head_tree<Odd, Bits, Inverse, true>(x, s.head_roots());
-#pragma unroll
-      for (int q = 0; q < kHead; ++q) {
-        const Bin z = Inverse ? x[q] : twisted(x[q], q);
-        own[s.word(row, first + q * kBelow, pair)] = Inverse ? bits_of(z.re) : pack(z.re, z.im);
-      }
-    }
-    if (!Inverse) interchange();
+// The head of a tree, of Odd << Bits children.
+template <int Odd_, int Bits_>
+struct HeadShape {
+  static constexpr int kOdd = Odd_, kBits = Bits_, kParts = Odd_ << Bits_;
+};
+
+// Calls f(HeadShape). Those that a level fits below in a block, or all of them.
+template <bool BelowIsLevel, class F>
+MONARCH_DEVICE void with_head(int parts, F f) {
+  switch (parts) {
+    case 3: return f(HeadShape<3, 0>());
+    case 4: return f(HeadShape<1, 2>());
+    case 5: return f(HeadShape<5, 0>());
+    case 6: return f(HeadShape<3, 1>());
+    case 8: return f(HeadShape<1, 3>());
+    default: break;
   }
+  if constexpr (!BelowIsLevel) {
+    switch (parts) {
+      case 1: return f(HeadShape<1, 0>());
+      case 2: return f(HeadShape<1, 1>());
+      case 10: return f(HeadShape<5, 1>());
+      case 12: return f(HeadShape<3, 2>());
+      case 16: return f(HeadShape<1, 4>());
+      case 20: return f(HeadShape<5, 2>());
+      case 24: return f(HeadShape<3, 3>());
+      default: break;
+    }
+  }
+  __trap();
+}
+
+// The head on two neighbouring columns of a row, from float to complex numbers, or back: one after the other, each in
+// words of its own, even[word(q)] and odd[word(q)] of part q. twisted(z, q, column) is what comes between the head and
+// what is below it.
+template <class Head, bool Inverse, class Word, class Twist>
+MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
+                                      Twist twisted) {
+  const auto interchange = [&] {  // between words of a column and words of real or imaginary parts
+#pragma unroll 4
+    for (int q = 0; q < Head::kParts; ++q) {
+      const int at = word(q);
+      const uint32_t x = even[at], y = odd[at];
+      even[at] = lower_halves(x, y), odd[at] = upper_halves(x, y);
+    }
+  };
+  if (Inverse) interchange();
+#pragma unroll 1
+  for (int c = 0; c < 2; ++c) {
+    uint32_t* const own = c ? odd : even;
+    Bin x[Head::kParts];
+#pragma unroll
+    for (int q = 0; q < Head::kParts; ++q) {
+      const uint32_t bits = own[word(q)];
+      const FloatPair z = unpack(bits);
+      x[q] = Inverse ? twisted({z.low, z.high}, q, c) : Bin{float_of(bits) * scale, 0.f};
+    }
+    head_tree<Head::kOdd, Head::kBits, Inverse, true>(x, roots);
+#pragma unroll
+    for (int q = 0; q < Head::kParts; ++q) {
+      const Bin z = Inverse ? x[q] : twisted(x[q], q, c);
+      own[word(q)] = Inverse ? bits_of(z.re) : pack(z.re, z.im);
+    }
+  }
+  if (!Inverse) interchange();
 }
 
 template <bool Inverse, bool Level>
 MONARCH_DEVICE_CALL void staged_head(RowsInUse use) {
   const StagedRows s(use);
-  switch (s.tile.head) {
-    case 3: staged_head_of<3, 0, Inverse, Level>(s); break;
-    case 4: staged_head_of<1, 2, Inverse, Level>(s); break;
-    case 5: staged_head_of<5, 0, Inverse, Level>(s); break;
-    case 6: staged_head_of<3, 1, Inverse, Level>(s); break;
-    case 8: staged_head_of<1, 3, Inverse, Level>(s); break;
-    default:
-      if constexpr (!Level) {  // with a level only the others fit
-        switch (s.tile.head) {
-          case 10: staged_head_of<5, 1, Inverse, Level>(s); break;
-          case 1: staged_head_of<1, 0, Inverse, Level>(s); break;
-          case 2: staged_head_of<1, 1, Inverse, Level>(s); break;
-          case 12: staged_head_of<3, 2, Inverse, Level>(s); break;
-          case 20: staged_head_of<5, 2, Inverse, Level>(s); break;
-          case 24: staged_head_of<3, 3, Inverse, Level>(s); break;
-          default: __trap();
-        }
-      } else {
-        __trap();
-      }
-  }
+  constexpr int kBelow = Level ? 16 : 1, kPairs = kBelow * 128;
+  with_head<Level>(s.tile.head, [&]<class Head>(Head) {
+    for (int i = s.thread; i < s.rows * kPairs; i += s.tile.threads) {
+      const int row = i / kPairs, first = i % kPairs / 128, pair = i % 128;
+      transform_columns<Head, Inverse>(
+          s.words(0), s.words(1), scale_for(s.greatest_point(row, s.turn)), s.head_roots(),
+          [&](int q) { return s.word(row, first + q * kBelow, pair); },
+          [&](Bin z, int q, int c) {  // to the nodes' own transforms, if they come next
+            if constexpr (Level) return z;
+            return twiddle<Inverse>(z, reinterpret_cast<const Bin*>(s.node_twiddles() + s.twiddle_index(q, pair))[c]);
+          });
+    }
+  });
   __syncthreads();
 }
 
@@ -108,8 +123,11 @@ struct Columns {
 
   MONARCH_DEVICE void load(const StagedRows& s, int row, int first) {
     const int place = s.place(row, first + s.at.lane % 16, s.columns(), s.at.lane / 16);
-    load_plane(s.plane(0), place, re);
-    load_plane(s.plane(1), place, im);
+    load(s.plane(0), s.plane(1), place);
+  }
+  MONARCH_DEVICE void load(const Quad* plane_re, const Quad* plane_im, int place) {
+    load_plane(plane_re, place, re);
+    load_plane(plane_im, place, im);
   }
   // Of real numbers, which are still float: products take columns 8 q + 2 t + e to lane q, in place of 8 t + 2 q + e.
   MONARCH_DEVICE void load_real(const StagedRows& s, int row, int first, float scale) {

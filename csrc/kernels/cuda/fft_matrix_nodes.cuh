@@ -73,20 +73,19 @@ struct NodePlace {
 };
 
 // The four pairs of a node's bins that a lane has, out of those of a row.
-struct NodeBinsOfLane {
-  int first, pitch;  // from a pair of bins to the next one of the same node
-
-  MONARCH_DEVICE NodeBinsOfLane(const StagedRows& s, int node)
-      : first(node * kNodePoints), pitch(s.points() / kNodePoints) {
-    first += s.at.g + s.at.q * pitch;
+template <bool Part>
+struct NodeBinsOfLane : NodePairs<Part> {
+  MONARCH_DEVICE NodeBinsOfLane(const StagedRows& s, int node) : NodePairs<Part>(s, node) {
+    this->first += s.at.g + s.at.q * this->pitch;
   }
-  MONARCH_DEVICE int at(int j) const { return first + 4 * (j >> 1) * pitch + 8 * (j & 1); }
+  MONARCH_DEVICE int at(int j) const { return this->first + 4 * (j >> 1) * this->pitch + 8 * (j & 1); }
 };
 
 // Those of a row's filter, scaled.
+template <bool Part>
 MONARCH_DEVICE void load_filter(const StagedRows& s, const Bin* spectra, int row, int node, BinPair (&filter)[4]) {
-  const NodeBinsOfLane places(s, node);
-  const BinPair* const from = s.filter(spectra, row);
+  const NodeBinsOfLane<Part> places(s, node);
+  const BinPair* const from = places.filter(s, spectra, row);
   const float scale = scale_for(s.greatest_bin(row));
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -166,7 +165,7 @@ struct NodeTransform {
 
 // The nodes' own transforms, the product with the filter, of spectra (H, points), and the way back. A warp takes a node
 // of some rows, one after the other.
-template <bool Factored, bool Level>
+template <bool Factored, bool Level, bool Part>
 MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
   const StagedRows s(use);
   const NodeTransform<Factored, Level> transform(s);
@@ -183,7 +182,7 @@ MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
     for (int row = first_row; row < s.rows; row += rows_abreast) {
       if (s.channel(row) != channel) {
         channel = s.channel(row);
-        load_filter(s, spectra, row, node, filter);
+        load_filter<Part>(s, spectra, row, node, filter);
       }
       NodeSums z = transform.bins(s, at.read + row * to_next_row);
       z.twist<false>([&](int j, int r) { return filter[2 * j + r]; });
@@ -196,17 +195,17 @@ MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
 // Rows [0, n) are gradients, rows [n, 2 n) the inputs that go with them, all of one channel. For each pair, in order:
 // adds gradient * conj(input) to `total`, a row of bins that starts as it is where `add`, else from zero; gradient *=
 // conj(filter); and, where `inputs_too`, input *= filter.
-template <bool Factored, bool Level>
+template <bool Factored, bool Level, bool Part>
 MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total, bool add, bool inputs_too) {
   const StagedRows s(use);
   const NodeTransform<Factored, Level> transform(s);
   const int to_next_row = s.tile.nodes * kNodeQuads, pairs = s.rows / 2;
   for (int node = s.thread / 32; node < s.tile.nodes; node += s.tile.threads / 32) {
     const NodePlace at(s, node);
-    const NodeBinsOfLane places(s, node);
+    const NodeBinsOfLane<Part> places(s, node);
     BinPair* const to = reinterpret_cast<BinPair*>(total);
     BinPair filter[4], sums[4];
-    load_filter(s, spectra, 0, node, filter);
+    load_filter<Part>(s, spectra, 0, node, filter);
 #pragma unroll
     for (int j = 0; j < 4; ++j) sums[j] = total && add ? to[places.at(j)] : BinPair{};
     for (int i = 0; i < pairs; ++i) {

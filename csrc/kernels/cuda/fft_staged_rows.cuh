@@ -44,7 +44,9 @@ struct RowsInUse {
 // What all threads of a block know, at the start of shared memory: in registers it would take them from every pass.
 struct BlockState {
   MatrixTile tile;
-  Share share;  // of the launch's tasks
+  Share share;     // of the launch's tasks
+  int bins;        // of a row; more than its points here where the tile is below an inner node
+  int first_node;  // of the row's nodes
 };
 static_assert(sizeof(BlockState) <= kTileQuads * sizeof(Quad));
 
@@ -79,11 +81,8 @@ struct StagedRows {
   MONARCH_DEVICE int points() const { return tile.nodes * 256; }
   // Of a transform there and back, four or six products at 1/4 each.
   MONARCH_DEVICE float gain() const { return tile.level ? 4096.f : 256.f; }
-  // The bins of a row's filter, in pairs (fft_tile.cuh).
-  MONARCH_DEVICE const BinPair* filter(const Bin* spectra, int row) const {
-    return reinterpret_cast<const BinPair*>(spectra + static_cast<int64_t>(channel(row)) * points());
-  }
 
+  MONARCH_DEVICE const BlockState& block() const { return *shared_memory<BlockState>(); }
   // Where in a plane a piece of 8 columns of a node is, piece p of four of part c of the columns: such that none of the
   // passes meets a bank twice.
   MONARCH_DEVICE int place(int row, int node, int c, int p) const {
@@ -117,6 +116,20 @@ struct StagedRows {
 
   // Which eighth of a node's columns this warp has in for_columns().
   MONARCH_DEVICE int columns() const { return thread >> 5 & 7; }
+};
+
+// Where the bins of the nodes here are in a spectrum, in pairs (fft_tile.cuh). `Part`: they are not all of it.
+template <bool Part>
+struct NodePairs {
+  int first, pitch;
+
+  MONARCH_DEVICE NodePairs(const StagedRows& s, int node)
+      : first((Part ? s.block().first_node + node : node) * kNodePoints),
+        pitch((Part ? s.block().bins : s.points()) / kNodePoints) {}
+  MONARCH_DEVICE const BinPair* filter(const StagedRows& s, const Bin* spectra, int row) const {
+    return reinterpret_cast<const BinPair*>(spectra + static_cast<int64_t>(s.channel(row)) *
+                                                          (Part ? s.block().bins : s.points()));
+  }
 };
 
 // Runs f(i) for i in [0, n), eight warps each, then waits for all.
@@ -161,48 +174,49 @@ MONARCH_DEVICE Bin turned(const Angle& angle, int num, int den, float scale) {
   return scaled_root(static_cast<int>(1 + 4 * angle.m) * num, static_cast<int>(4 * angle.n) * den, scale);
 }
 
-// Also makes the rows' state that of rows which nobody has staged.
-MONARCH_DEVICE_CALL void make_tables(int head, int depth) {
+// The tables of the nodes from block().first_node on. Also makes the rows' state that of rows which nobody has staged.
+MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
   const StagedRows s({0});
-  const int nodes = s.tile.nodes;
+  const int nodes = s.tile.nodes, first = s.block().first_node;
+  const auto angle = [&](int node) { return staged_angle(head, depth, first + node); };
   for_each(s.tile.rows, [&](int64_t row) {
     s.channel(row) = ~0u;
     s.greatest_point(row, 0) = s.greatest_point(row, 1) = 0;
   });
   for_each(nodes * 32, [&](int64_t i) {
     const int node = static_cast<int>(i / 32), j = static_cast<int>(i % 32);
-    s.part<Bin>(s.tile.factors)[i] =
-        turned(staged_angle(head, depth, node), j % 16, j < 16 ? 16 : 256, j < 16 ? 1.f : 1 / kMatrixScale);
+    s.part<Bin>(s.tile.factors)[i] = turned(angle(node), j % 16, j < 16 ? 16 : 256, j < 16 ? 1.f : 1 / kMatrixScale);
   });
   if (!s.tile.factored)
     for_each(nodes * 128, [&](int64_t i) {
       const int node = static_cast<int>(i / 128), pair = static_cast<int>(i % 128);
       s.node_twiddles()[s.twiddle_index(node, pair)] = s.factored_twiddle(node, pair);
     });
+  for_each_warp(s, s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0, [&](int i) {
+    const int parent = i / s.tile.parts, part = i % s.tile.parts;
+    // of child `child`, in tree order, and point j of its part
+    const auto entry = [&](int child, int j) { return turned(angle(16 * parent + child), 16 * part + j, 1, 0.25f); };
+    make_matrix(s.at, entry, s.level_matrices(i), true);
+    // the inverse is the conjugate, transposed
+    make_matrix(s.at, [&](int r, int c) { return entry(c, r); }, s.level_matrices(i) + 128, true);
+  });
+}
+
+// The tables that are the same for all nodes.
+MONARCH_DEVICE_CALL void make_common_tables() {
+  const StagedRows s({0});
   for_each(128, [&](int64_t i) {
     const int lane = static_cast<int>(i % 32), row = lane / 4 + 8 * static_cast<int>(i / 32 & 1);
     const int column = 8 * static_cast<int>(i / 64) + 2 * (lane % 4);
     const auto root = [&](int c) { return scaled_root(row * c, 256, 1 / kMatrixScale); };
     s.inner_twiddles()[i] = {root(column), root(column + 1)};
   });
-  const int blocks = s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0;
-  for_each_warp(s, blocks + 1, [&](int i) {
-    if (i == blocks) {
-      make_matrix(s.at, [&](int r, int c) { return scaled_root(r * c, 16, kMatrixScale / 4); }, s.dft_matrix(), false);
-      for (int part = 0; part < 2; ++part) {
-        const Fragment f = s.dft_matrix()[32 * part + s.at.lane];
-        s.dft_matrix()[64 + 32 * part + s.at.lane] = {f.w[0], f.w[2], f.w[1], f.w[3]};
-      }
-      return;
+  for_each_warp(s, 1, [&](int) {
+    make_matrix(s.at, [&](int r, int c) { return scaled_root(r * c, 16, kMatrixScale / 4); }, s.dft_matrix(), false);
+    for (int part = 0; part < 2; ++part) {
+      const Fragment f = s.dft_matrix()[32 * part + s.at.lane];
+      s.dft_matrix()[64 + 32 * part + s.at.lane] = {f.w[0], f.w[2], f.w[1], f.w[3]};
     }
-    const int parent = i / s.tile.parts, part = i % s.tile.parts;
-    // of child `child`, in tree order, and point j of its part
-    const auto entry = [&](int child, int j) {
-      return turned(staged_angle(head, depth, 16 * parent + child), 16 * part + j, 1, 0.25f);
-    };
-    make_matrix(s.at, entry, s.level_matrices(i), true);
-    // the inverse is the conjugate, transposed
-    make_matrix(s.at, [&](int r, int c) { return entry(c, r); }, s.level_matrices(i) + 128, true);
   });
 }
 
@@ -219,6 +233,23 @@ MONARCH_DEVICE void for_rows(const StagedRows& s, int begin, F f) {
   __syncthreads();
 }
 
+// A piece of eight real points: even and odd columns apart.
+MONARCH_DEVICE void put_piece(const float (&x)[8], Quad& to_even, Quad& to_odd) {
+  Quad even, odd;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) even.w[i] = bits_of(x[2 * i]), odd.w[i] = bits_of(x[2 * i + 1]);
+  to_even = even, to_odd = odd;
+}
+MONARCH_DEVICE void take_piece(Quad even, Quad odd, float scale, float (&x)[8]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) x[2 * i] = float_of(even.w[i]) * scale, x[2 * i + 1] = float_of(odd.w[i]) * scale;
+}
+MONARCH_DEVICE float greatest_of(const float (&x)[8], float greatest) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) greatest = fmaxf(greatest, fabsf(x[i]));
+  return greatest;
+}
+
 // source(s, row) gives a row of fft_rows.cuh, for rows from `begin` on.
 template <class Source>
 MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
@@ -228,13 +259,9 @@ MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
     const auto points = source(s, row);
     float greatest = 0;
     const auto put = [&](int piece, const float (&x)[8]) {
-      Quad even, odd;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) even.w[i] = bits_of(x[2 * i]), odd.w[i] = bits_of(x[2 * i + 1]);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) greatest = fmaxf(greatest, fabsf(x[i]));
+      greatest = greatest_of(x, greatest);
       const int place = s.place(row, piece);
-      s.plane(0)[place] = even, s.plane(1)[place] = odd;
+      put_piece(x, s.plane(0)[place], s.plane(1)[place]);
     };
     int piece = first;
     float x[8];
@@ -265,9 +292,7 @@ MONARCH_DEVICE void unstage(RowsInUse use, Sink sink, int begin = 0) {
     float x[8];
     const auto take = [&](unsigned piece) {
       const int place = s.place(row, piece);
-      const Quad even = s.plane(0)[place], odd = s.plane(1)[place];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[2 * i] = float_of(even.w[i]) * back, x[2 * i + 1] = float_of(odd.w[i]) * back;
+      take_piece(s.plane(0)[place], s.plane(1)[place], back, x);
     };
     int piece = first;
     if constexpr (comes_in_eights<decltype(points)>) {

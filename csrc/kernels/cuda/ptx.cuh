@@ -25,12 +25,20 @@ MONARCH_DEVICE FloatPair unpack(uint32_t word) {
   const float2 v = __half22float2(reinterpret_cast<const __half2&>(word));
   return {v.x, v.y};
 }
+MONARCH_DEVICE uint32_t times(uint32_t a, uint32_t b) {
+  const __half2 product = __hmul2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
+  return reinterpret_cast<const uint32_t&>(product);
+}
 #else
 MONARCH_DEVICE uint32_t pack(float low, float high) {
   return emulator::float_to_half(low) | uint32_t{emulator::float_to_half(high)} << 16;
 }
 MONARCH_DEVICE FloatPair unpack(uint32_t word) {
   return {emulator::half_to_float(uint16_t(word)), emulator::half_to_float(uint16_t(word >> 16))};
+}
+MONARCH_DEVICE uint32_t times(uint32_t a, uint32_t b) {  // products of halves are floats
+  const FloatPair x = unpack(a), y = unpack(b);
+  return pack(x.low * y.low, x.high * y.high);
 }
 #endif
 
@@ -47,8 +55,14 @@ MONARCH_DEVICE int own_thread() {
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
   return thread;
 }
+// The same number, but what depends on it is worked out once more rather than kept.
+MONARCH_DEVICE int anew(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
 #else
 inline int own_thread() { return static_cast<int>(threadIdx.x); }
+inline int anew(int number) { return number; }
 #endif
 
 // A 16 x 16 matrix A of halves as a lane holds it for mma(): A[g][2q ..], A[g + 8][2q ..], A[g][2q + 8 ..],

@@ -1,0 +1,287 @@
+// Rows that do not fit into a block, on tensor cores: what is between tensors and the workspace, and between the
+// workspace and the inner nodes (plan/tiles.h: MatrixCut).
+//
+// In the workspace numbers are halves too. What they are scaled by, a power of two, is known piece by piece: on the way
+// there of a block of columns, from its points; on the way back of an inner node, from its filter. Who reads a row
+// brings all of it to the smallest of its scales.
+#pragma once
+
+#include "fft_matrix.cuh"
+
+namespace monarch {
+
+// Rows of the workspace: a plane of real parts and one of imaginary parts; then, as bits, the greatest magnitude among
+// the points of each block of columns, and among the filter's bins of each inner node.
+struct HalfRows {
+  Quad* data;
+  int points, nodes, blocks, side;  // of the pieces of a block, as in OuterTile
+
+  HalfRows(void* data, const OuterTile& t)
+      : data(static_cast<Quad*>(data)), points(t.nodes * t.inner), nodes(t.nodes), blocks(t.blocks()), side(t.side) {}
+
+  MONARCH_HD int64_t pitch() const { return points / 4 + pieces(blocks + nodes, kQuadWords); }
+  // Pieces of eight points.
+  MONARCH_DEVICE Quad* plane(int row, int part) const { return data + row * pitch() + part * (points / 8); }
+  MONARCH_DEVICE uint32_t* greatest_points(int row) const { return reinterpret_cast<uint32_t*>(plane(row, 2)); }
+  MONARCH_DEVICE uint32_t* greatest_bins(int row) const { return greatest_points(row) + blocks; }
+};
+
+// The greatest of n values of a row, to `greatest`, by the threads first, first + step, ... of whole warps.
+MONARCH_DEVICE void find_greatest(const uint32_t* values, int n, int first, int step, int lane, uint32_t& greatest) {
+  uint32_t mine = 0;
+  for (int i = first; i < n; i += step) mine = values[i] > mine ? values[i] : mine;
+  mine = warp_max(mine);
+  if (lane == 0) atomicMax(&greatest, mine);
+}
+
+// The factor, for both halves of a word, from numbers scaled for one magnitude to those scaled for a greater one.
+MONARCH_DEVICE uint32_t rescaling(uint32_t from, uint32_t to) {
+  const float ratio = scale_for(to) * inverse_of_power(scale_for(from));
+  return pack(ratio, ratio);
+}
+MONARCH_DEVICE Quad times(const Quad& x, uint32_t factor) {
+  return {times(x.w[0], factor), times(x.w[1], factor), times(x.w[2], factor), times(x.w[3], factor)};
+}
+
+// ---- outer tiles ----------------------------------------------------------------------------------------------------
+
+// What all threads of a block know, at the start of shared memory.
+struct OuterState {
+  OuterTile tile;
+  Share share;
+};
+static_assert(sizeof(OuterState) <= (kOuterQuads + 1) * sizeof(Quad));
+
+// A tile in shared memory, with its tables. Points are in the order of the row, in two planes as in StagedRows.
+struct OuterColumns {
+  OuterTile tile;
+  int turn;  // 0 or 1, the other one for the tile that comes next
+  int thread;
+  Lane at;
+
+  MONARCH_DEVICE explicit OuterColumns(int turn)
+      : tile(shared_memory<OuterState>()->tile), turn(turn), thread(own_thread()), at(thread) {}
+
+  template <class T>
+  MONARCH_DEVICE T* part(int begin) const {
+    return reinterpret_cast<T*>(shared_memory<Quad>() + begin);
+  }
+  MONARCH_DEVICE Quad* plane(int odd) const { return part<Quad>(kOuterQuads + odd * tile.plane); }
+  MONARCH_DEVICE uint32_t* words(int odd) const { return reinterpret_cast<uint32_t*>(plane(odd)); }
+  MONARCH_DEVICE Fragment* dft_matrix() const { return part<Fragment>(tile.dft_matrix); }
+  MONARCH_DEVICE HeadRoots& head_roots() const { return *part<HeadRoots>(tile.head_roots); }
+  MONARCH_DEVICE uint32_t& greatest_point(int turn) const { return part<uint32_t>(tile.state)[turn]; }
+  MONARCH_DEVICE uint32_t& greatest_bin(int turn) const { return part<uint32_t>(tile.state)[2 + turn]; }
+
+  // exp(2 pi i theta j / 16) of a node of a level, over what a DFT matrix is multiplied by.
+  MONARCH_DEVICE Bin& twist(int level, int node, int j) const {
+    return part<Bin>(tile.twists)[(level ? tile.head * kNodePoints : 0) + node * kNodePoints + j];
+  }
+
+  // Where in a plane a piece of the tile's is: such that none of the passes meets a bank twice.
+  static MONARCH_DEVICE int place(int piece) { return piece ^ (piece >> 3 & 7) ^ (piece >> 6 & 7); }
+  // Logarithm of the pieces from one point of a node of a level to the next.
+  MONARCH_DEVICE int stride(int level) const { return tile.side + 4 * (tile.levels - 1 - level); }
+};
+
+MONARCH_DEVICE_CALL void make_outer_tables(bool inverse) {
+  const OuterColumns s(0);
+  if (s.thread < 2) s.greatest_point(s.thread) = s.greatest_bin(s.thread) = 0;
+  for (int level = 0, nodes = s.tile.head; level < s.tile.levels; ++level, nodes *= kNodePoints)
+    for (int i = s.thread; i < nodes * kNodePoints; i += s.tile.threads) {
+      const int node = i / kNodePoints, j = i % kNodePoints;
+      s.twist(level, node, j) = turned(node_angle(s.tile.head, 1 + level, node), j, 16, 1 / kMatrixScale);
+    }
+  if (s.tile.levels && s.thread < 32) {  // children are in tree order; the inverse is the conjugate, transposed
+    const auto entry = [&](int r, int c) {
+      const int turns = inverse ? r * reverse_bits(c, 4) : reverse_bits(r, 4) * c;
+      return scaled_root(turns, 16, kMatrixScale / 4);
+    };
+    make_matrix(s.at, entry, s.dft_matrix(), false);
+  }
+  __syncthreads();
+}
+
+template <bool Inverse>
+MONARCH_DEVICE_CALL void outer_head(int turn) {
+  const OuterColumns s(turn);
+  const int below = s.tile.plane / s.tile.head, pairs = below * kQuadWords;
+  const float scale = scale_for(s.greatest_point(turn));
+  with_head<false>(s.tile.head, [&]<class Head>(Head) {
+    for (int i = s.thread; i < pairs; i += s.tile.threads) {
+      const int piece = i / kQuadWords;
+      transform_columns<Head, Inverse>(
+          s.words(0), s.words(1), scale, s.head_roots(),
+          [&](int q) { return s.place(piece + q * below) * kQuadWords + i % kQuadWords; },
+          [&](Bin z, int q, int) {  // the way back's levels have done it
+            return Inverse || s.tile.levels == 0 ? z : mul(z, s.twist(0, q, piece >> s.stride(0)));
+          });
+    }
+  });
+  __syncthreads();
+}
+
+// A level of 16, in place, 32 columns of all points of a node at a time.
+template <bool Inverse>
+MONARCH_DEVICE_CALL void outer_level(int level) {
+  const OuterColumns s(0);
+  const ComplexFragment f(s.dft_matrix()[s.at.lane], s.dft_matrix()[32 + s.at.lane]);
+  const int stride = s.stride(level), groups = stride - 2;  // logarithms
+  for (int i = s.thread / 32; i < s.tile.plane >> 6; i += s.tile.threads / 32) {
+    const int node = i >> groups, group = i & ((1 << groups) - 1);
+    const int first = (node << (stride + 4)) + group * 4;
+    Columns b;
+    b.load(s.plane(0), s.plane(1), s.place(first + (s.at.lane % 16 << stride) + s.at.lane / 16));
+    __syncwarp();  // the columns are written where they were read
+    LevelSums x;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) multiply<Inverse>(x.re[t], x.im[t], f, b.re + 2 * t, b.im + 2 * t);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int row = s.at.g + 8 * r, place = s.place(first + (row << stride));
+      // to the level that comes next, whose points these columns are
+      const bool twisted = Inverse || level + 1 < s.tile.levels;
+      const Bin w = !twisted  ? Bin{1.f, 0.f}
+                    : Inverse ? s.twist(level, node, row)
+                              : s.twist(level + 1, node * kNodePoints + row, group * 4 >> (stride - 4));
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        const Bin a = twiddle<Inverse>(Bin{x.re[t][2 * r], x.im[t][2 * r]}, w);
+        const Bin c = twiddle<Inverse>(Bin{x.re[t][2 * r + 1], x.im[t][2 * r + 1]}, w);
+        const int word = (place ^ t) * kQuadWords + s.at.q;
+        s.words(0)[word] = pack(a.re, c.re), s.words(1)[word] = pack(a.im, c.im);
+      }
+    }
+  }
+  __syncthreads();
+}
+
+// Calls f(place in a plane, piece of the row, point of the outer part) for this thread's pieces of a block of columns.
+template <class F>
+MONARCH_DEVICE void for_pieces(const OuterColumns& s, int block, F f) {
+  const int pitch = s.tile.inner / 8, first = block << s.tile.side, last = (1 << s.tile.side) - 1;
+  for (int i = s.thread; i < s.tile.plane; i += s.tile.threads) {
+    const int point = i >> s.tile.side;
+    f(s.place(i), point * pitch + first + (i & last), point);
+  }
+}
+
+// A block of columns of a row of fft_rows.cuh.
+template <class Points>
+MONARCH_DEVICE void stage_columns(int turn, const Points& points, int block) {
+  const OuterColumns s(turn);
+  if (s.thread == 0) s.greatest_point(turn ^ 1) = 0;  // of the tile before
+  const int eights = points.eights() / 8;
+  float greatest = 0;
+  for_pieces(s, block, [&](int place, int piece, int) {
+    float x[8];
+    if (piece < eights) {
+      points.read(piece * 8, x);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[i] = points(piece * 8 + i);
+    }
+    greatest = greatest_of(x, greatest);
+    put_piece(x, s.plane(0)[place], s.plane(1)[place]);
+  });
+  const uint32_t of_warp = warp_max(bits_of(greatest));
+  if (s.at.lane == 0) atomicMax(&s.greatest_point(turn), of_warp);
+  __syncthreads();
+}
+
+template <class Points>
+MONARCH_DEVICE void unstage_columns(int turn, const Points& points, int block) {
+  const OuterColumns s(turn);
+  // products there and back at 1/4 each: all of the transform but the head
+  const float gain = static_cast<float>(s.tile.nodes / s.tile.head * s.tile.inner);
+  const float back =
+      gain * inverse_of_power(scale_for(s.greatest_point(turn))) * inverse_of_power(scale_for(s.greatest_bin(turn)));
+  const int eights = points.eights() / 8;
+  for_pieces(s, block, [&](int place, int piece, int) {
+    float x[8];
+    take_piece(s.plane(0)[place], s.plane(1)[place], back, x);
+    if (piece < eights) return points.write(piece * 8, x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) points(piece * 8 + i, x[i]);
+  });
+  __syncthreads();
+}
+
+// To and from a block of columns of a row of the workspace.
+MONARCH_DEVICE_CALL void put_columns(int turn, HalfRows rows, int row, int block) {
+  const OuterColumns s(turn);
+  if (s.thread == 0) rows.greatest_points(row)[block] = s.greatest_point(turn);
+  Quad *const re = rows.plane(row, 0), *const im = rows.plane(row, 1);
+  for_pieces(s, block,
+             [&](int place, int piece, int) { re[piece] = s.plane(0)[place], im[piece] = s.plane(1)[place]; });
+  __syncthreads();
+}
+
+MONARCH_DEVICE_CALL void take_columns(int turn, HalfRows rows, int row, int block) {
+  const OuterColumns s(turn);
+  if (s.thread == 0) s.greatest_point(turn ^ 1) = s.greatest_bin(turn ^ 1) = 0;
+  const uint32_t* const bins = rows.greatest_bins(row);
+  find_greatest(rows.greatest_points(row), rows.blocks, s.thread, s.tile.threads, s.at.lane, s.greatest_point(turn));
+  find_greatest(bins, rows.nodes, s.thread, s.tile.threads, s.at.lane, s.greatest_bin(turn));
+  __syncthreads();
+  const Quad *const re = rows.plane(row, 0), *const im = rows.plane(row, 1);
+  for_pieces(s, block, [&](int place, int piece, int node) {
+    const uint32_t factor = rescaling(bins[node], s.greatest_bin(turn));
+    s.plane(0)[place] = times(re[piece], factor), s.plane(1)[place] = times(im[piece], factor);
+  });
+  __syncthreads();
+}
+
+// ---- inner tiles ----------------------------------------------------------------------------------------------------
+
+// To and from inner node `node` of the rows from `first` on; row_of(row) is where in the workspace a row of the block's
+// is.
+template <class RowOf>
+MONARCH_DEVICE void stage_halves(RowsInUse use, const HalfRows& rows, int node, RowOf row_of) {
+  const StagedRows s(use);
+  if (s.thread < s.tile.rows) s.greatest_point(s.thread, s.turn ^ 1) = 0;
+  for_rows(s, 0, [&](int row, int first, int step) {
+    find_greatest(rows.greatest_points(row_of(row)), rows.blocks, first, step, s.at.lane,
+                  s.greatest_point(row, s.turn));
+  });
+  for_rows(s, 0, [&](int row, int first, int step) {
+    const uint32_t* const greatest = rows.greatest_points(row_of(row));
+    const Quad* const re = rows.plane(row_of(row), 0) + node * (s.points() / 8);
+    const Quad* const im = rows.plane(row_of(row), 1) + node * (s.points() / 8);
+    for (int piece = first; piece < s.points() / 8; piece += step) {
+      const uint32_t factor = rescaling(greatest[piece >> rows.side], s.greatest_point(row, s.turn));
+      const int place = s.place(row, piece);
+      s.plane(0)[place] = times(re[piece], factor), s.plane(1)[place] = times(im[piece], factor);
+    }
+  });
+}
+
+template <class RowOf>
+MONARCH_DEVICE void unstage_halves(RowsInUse use, const HalfRows& rows, int node, RowOf row_of) {
+  const StagedRows s(use);
+  for_rows(s, 0, [&](int row, int first, int step) {
+    if (first == 0) rows.greatest_bins(row_of(row))[node] = s.greatest_bin(row);
+    Quad* const re = rows.plane(row_of(row), 0) + node * (s.points() / 8);
+    Quad* const im = rows.plane(row_of(row), 1) + node * (s.points() / 8);
+    for (int piece = first; piece < s.points() / 8; piece += step) {
+      const int place = s.place(row, piece);
+      re[piece] = s.plane(0)[place], im[piece] = s.plane(1)[place];
+    }
+  });
+}
+
+// To the nodes' own transforms, which no pass has done where they are all of the tile.
+template <bool Inverse>
+MONARCH_DEVICE void twist_nodes(RowsInUse use) {
+  const StagedRows s(use);
+  for_each(s.rows * s.tile.nodes * 128, [&](int64_t i) {
+    const int node = static_cast<int>(i / 128) % s.tile.nodes, pair = static_cast<int>(i % 128);
+    const int word = s.word(static_cast<int>(i / 128) / s.tile.nodes, node, pair);
+    const BinPair w = s.node_twiddles()[s.twiddle_index(node, pair)];
+    const FloatPair re = unpack(s.words(0)[word]), im = unpack(s.words(1)[word]);
+    const Bin a = twiddle<Inverse>(Bin{re.low, im.low}, w.first), b = twiddle<Inverse>(Bin{re.high, im.high}, w.second);
+    s.words(0)[word] = pack(a.re, b.re), s.words(1)[word] = pack(a.im, b.im);
+  });
+}
+
+}  // namespace monarch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tiny_encoder import TOO_LONG, save_checkpoint, texts, tiny_tokenizer
@@ -232,8 +234,9 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(model, documents, tmp_
     output, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
     command = ["embed", model, documents, "-o", output, "--window", 1, "--device", "cpu"]  # a window per document
     shards = EmbeddingFile(output).shards.folder
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # on which the last bits depend
     for resume, at_least in (((), 3), (("--resume",), 10)):
-        process = subprocess.Popen([sys.executable, "-m", "monarch_ops", *map(str, command), *resume])
+        process = subprocess.Popen([sys.executable, "-m", "monarch_ops", *map(str, command), *resume], env=threads)
         while process.poll() is None and len(list(shards.glob("*.parquet"))) < at_least:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)

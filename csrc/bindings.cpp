@@ -67,7 +67,7 @@ py::dict explain_fft_conv(int64_t batch, int64_t channels, int64_t seqlen, int g
   const auto rows = variant_infos<FftConvKernels>();
   const DeviceInfo& info = device_from(device, device_index);
   const Request request{scalar_from(dtype), precise, variant};
-  choose_variant(rows, request, info);  // what runs on no device is refused as that, whether or not there is one
+  choose_variant(rows, {request.io}, info);  // what runs on no device is refused as that, whether or not there is one
   check_there(info, device_index);
   const FftConvPlan plan = plan_fft_conv({batch, channels, seqlen, gates, request}, rows, info);
   py::dict d;

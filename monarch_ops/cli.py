@@ -126,6 +126,14 @@ def bench(
     raise typer.Exit(runs.measure(minutes, select, None if record is None else record.resolve(), options))
 
 
+def _extra(module: str) -> ModuleType:
+    """A part of this package that needs an extra, which its error names."""
+    try:
+        return importlib.import_module(module, __package__)
+    except ImportError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 @app.command()
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Published weights: .pt, .bin or safetensors.")],
@@ -156,12 +164,8 @@ def convert(
 
     The folder appears when it is complete. Weights that are missing, unknown or of another shape are listed.
     """
-    try:
-        from . import m2bert
-        from .m2bert import convert as conversion
-    except ImportError as error:
-        needed = "pip install --no-build-isolation 'monarch-ops[m2bert]'"
-        raise typer.BadParameter(f"{error}; converting needs: {needed}") from error
+    m2bert = _extra(".m2bert")
+    conversion = _extra(".m2bert.convert")
     classes = {
         "encoder": m2bert.M2BertModel,
         "language-model": m2bert.M2BertForMaskedLM,
@@ -185,10 +189,7 @@ def convert(
 
 
 def _retrieval() -> ModuleType:
-    try:
-        retrieval = importlib.import_module(".retrieval", __package__)
-    except ImportError as error:
-        raise typer.BadParameter(str(error)) from error  # which names the extra
+    retrieval = _extra(".retrieval")
     importlib.import_module("transformers.utils.logging").disable_progress_bar()
     return retrieval
 

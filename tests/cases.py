@@ -106,7 +106,7 @@ OPS = {
     "depthwise_conv1d": Op(mo.depthwise_conv1d, reference.depthwise_conv1d, "depthwise_conv1d"),
     "blockdiag_matmul": Op(mo.blockdiag_matmul, reference.blockdiag_matmul, "mlp"),
     "blockdiag_matmul_of_rows": Op(of_rows(mo.blockdiag_matmul), of_rows(reference.blockdiag_matmul), "mlp"),
-    "monarch_matmul": Op(mo.monarch_matmul, reference.monarch_matmul),
+    "monarch_matmul": Op(mo.monarch_matmul, reference.monarch_matmul, "mlp"),
     "blockdiag_glu_mlp": Op(mo.blockdiag_glu_mlp, reference.blockdiag_glu_mlp, "mlp"),
     "blockdiag_glu_mlp_of_rows": Op(of_rows(mo.blockdiag_glu_mlp), of_rows(reference.blockdiag_glu_mlp), "mlp"),
 }
@@ -236,6 +236,7 @@ LARGE: list[Case] = [
     _of_rows(Case("blockdiag_matmul", "deep", {"x": (1, 33, 500), "weight": (1, 25, 500), "bias": (25,)})),
     Case("monarch_matmul", "n64", {"x": (2, 30, 64), "w1": (8, 8, 8), "w2": (8, 8, 8), "bias": (64,)}),
     Case("monarch_matmul", "expand", {"x": (40, 24), "w1": (4, 12, 6), "w2": (6, 10, 8)}),
+    Case("monarch_matmul", "shrink", {"x": (150, 70), "w1": (5, 21, 14), "w2": (7, 3, 15), "bias": (21,)}),
     _mlp("m2bert", (2, 40), 4, 96, 192, "bias residual norm"),
     _mlp("odd", (37,), 3, 33, 45, "bias norm"),
     _mlp("tiles", (150,), 3, 30, 66, "residual norm"),

@@ -135,6 +135,16 @@ struct BlockMatmulArgs {
   const void* bias;  // or null
 };
 
+// y = second first x + bias: two block-diagonal factors, the fly permutation between and after them. With l blocks of
+// r features in the second, result i of the first is its feature i / l of block i % l, and result i of its block j is
+// feature i * l + j of y.
+struct MonarchArgs {
+  int64_t positions;
+  Matrix x, y;
+  BlockWeight first, second;
+  const void* bias;  // or null
+};
+
 // z = w_out glu(w_in x) + bias + residual; y = LayerNorm(z) * norm_weight + norm_bias, or z without a norm_weight.
 struct GluMlpArgs {
   int64_t positions;

@@ -41,8 +41,9 @@ struct MlpKernels {
   VariantInfo info;
   Kernel<GluArgs> glu;                     // tasks: rows
   Kernel<ResidualNormArgs> residual_norm;  // tasks: rows
-  // Both or neither; a matrix library does without. Tasks: positions of the whole batch.
+  // All or none; a matrix library does without. Tasks: positions of the whole batch.
   Kernel<BlockMatmulArgs> block_matmul = nullptr;
+  Kernel<MonarchArgs> monarch = nullptr;
   Kernel<GluMlpArgs> whole = nullptr;
 };
 

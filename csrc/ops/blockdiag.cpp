@@ -108,9 +108,27 @@ Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant
   return y;
 }
 
-Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias) {
+namespace {
+
+// Two batched products; the permutations are copies.
+void monarch_products(const Tensor& x, const Tensor& w1, const Tensor& w2, const OptTensor& bias, const Tensor& y) {
+  const int64_t k = w1.size(0), q = w1.size(1), l = w2.size(0), s = w2.size(1), r = w2.size(2), M = x.size(0);
+  const Tensor middle = empty(x, {M, k * q});
+  block_products(view(x, Shape{M, k, w1.size(2)}), w1, std::nullopt, view(middle, Shape{M, k, q}));
+  const Tensor permuted = torch::stable::contiguous(transpose(view(middle, Shape{M, r, l}), 1, 2));
+  OptTensor bias_by_block;
+  if (bias) bias_by_block = reshape(transpose(reshape(*bias, Shape{s, l}), 0, 1), Shape{l * s});
+  const Tensor blocks = empty(x, {M, l, s});
+  block_products(permuted, w2, bias_by_block, blocks);
+  Tensor rows = view(y, Shape{M, s, l});
+  torch::stable::copy_(rows, transpose(blocks, 1, 2));
+}
+
+}  // namespace
+
+Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias, int64_t variant) {
   const char* op = "monarch_matmul";
-  check_floating(op, "x", x);
+  const Scalar io = check_floating(op, "x", x);
   check_shape(op, "w1", w1, {{"k"}, {"q"}, {"p"}});
   const int64_t k = w1.size(0), q = w1.size(1), p = w1.size(2);
   check_shape(op, "w2", w2, {{"l"}, {"s"}, {"r"}});
@@ -126,18 +144,18 @@ Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias) {
   }
   const Tensor y = empty(x, with_last(x, l * s));
   if (y.numel() == 0) return y;
-  const int64_t M = y.numel() / (l * s);
-  const Tensor middle = empty(x, {M, k * q});
-  block_products(reshape(x, Shape{M, k, p}), w1, std::nullopt, view(middle, Shape{M, k, q}));
-  // the fly permutation: element i of the first product is input i / l of block i % l of the second, and output
-  // j of block i lands at j * l + i
-  const Tensor permuted = torch::stable::contiguous(transpose(view(middle, Shape{M, r, l}), 1, 2));
-  OptTensor bias_by_block;
-  if (bias) bias_by_block = reshape(transpose(reshape(*bias, Shape{s, l}), 0, 1), Shape{l * s});
-  const Tensor blocks = empty(x, {M, l, s});
-  block_products(permuted, w2, bias_by_block, blocks);
-  Tensor rows = view(y, Shape{M, s, l});
-  torch::stable::copy_(rows, transpose(blocks, 1, 2));
+  const auto& kernel =
+      *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
+  const Matrices in = matrices_of(x, false), out = matrices_of(y, false);
+  if (use_own_products(kernel, io, in.positions, variant >= 0)) {
+    const Tensor first = torch::stable::contiguous(w1), second = torch::stable::contiguous(w2);
+    const OptTensor b = bias ? OptTensor(torch::stable::contiguous(*bias)) : bias;
+    const MonarchArgs args{in.positions, in.view, out.view, {k, q, p, first.data_ptr()}, {l, s, r, second.data_ptr()},
+                           data_of(b)};
+    run(kernel.monarch, args, in.positions, kFewPositions, x);
+  } else {
+    monarch_products(in.owner, w1, w2, bias, y);
+  }
   return y;
 }
 

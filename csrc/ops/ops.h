@@ -32,7 +32,7 @@ Tensor depthwise_conv1d_weight_grad(Tensor grad, Tensor x, int64_t taps, int64_t
                                     int64_t variant);
 
 Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant);
-Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias);
+Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias, int64_t variant);
 Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, OptTensor residual,
                          OptTensor norm_weight, OptTensor norm_bias, double eps, int64_t variant);
 

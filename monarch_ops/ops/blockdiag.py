@@ -32,7 +32,9 @@ def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, v
     return OPS.blockdiag_matmul(x, weight, bias, variant_index("mlp", variant, x.dtype))
 
 
-def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None) -> Tensor:
+def monarch_matmul(
+    x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None, *, variant: str | None = None
+) -> Tensor:
     """Product with a Monarch matrix: two block-diagonal factors, the fly permutation between and after them.
 
     The semantics of ``blockdiag_butterfly_multiply`` (Dao et al., arXiv 2204.00595): with ``a = blockdiag(x, w1)`` of
@@ -44,6 +46,7 @@ def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None
         w1: (k, q, p).
         w2: (l, s, r) with l*r = k*q.
         bias: (l*s,) or None.
+        variant: name of a kernel of :func:`monarch_ops.variants` to force.
 
     Returns:
         (..., l*s) in the dtype of `x`. Differentiable twice in every argument.
@@ -53,7 +56,7 @@ def monarch_matmul(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None
         ValueError: a shape, dtype or device does not fit; the message names the argument.
     """
     require_tensors("monarch_matmul", x=x, w1=w1, w2=w2, bias=bias)
-    return OPS.monarch_matmul(x, w1, w2, bias)
+    return OPS.monarch_matmul(x, w1, w2, bias, variant_index("mlp", variant, x.dtype))
 
 
 def empty_result(x: Tensor, features: int) -> Tensor:
@@ -69,7 +72,7 @@ def _(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
 
 
 @torch.library.register_fake("monarch_ops::monarch_matmul")
-def _(x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None) -> Tensor:
+def _(x: Tensor, w1: Tensor, w2: Tensor, *_: Any) -> Tensor:
     return x.new_empty((*x.shape[:-1], w2.shape[0] * w2.shape[1]))
 
 
@@ -101,13 +104,13 @@ def _backward(ctx: Any, grad: Tensor) -> Tensors:
 
 
 def _save_monarch(ctx: Any, inputs: tuple, output: Any) -> None:
-    x, w1, w2, _ = inputs
+    x, w1, w2, *_ = inputs
     ctx.save_for_backward(x, w1, w2)
 
 
 def _monarch_backward(ctx: Any, grad: Tensor) -> Tensors:
     x, w1, w2 = ctx.saved_tensors
-    need_x, need_w1, need_w2, need_bias = ctx.needs_input_grad
+    need_x, need_w1, need_w2, need_bias, _ = ctx.needs_input_grad
     blocks, rows, _ = w2.shape
     # undo the last permutation: feature i*l + j of the result is output i of block j
     by_block = grad.unflatten(-1, (rows, blocks)).transpose(-1, -2).flatten(-2)
@@ -122,7 +125,7 @@ def _monarch_backward(ctx: Any, grad: Tensor) -> Tensors:
         d_first = d_middle.unflatten(-1, (blocks, w2.shape[2])).transpose(-1, -2).flatten(-2)
         dx = OPS.blockdiag_matmul(d_first, w1.transpose(1, 2), None, -1) if need_x else None
         dw1 = block_weight_grad(d_first, x, w1.shape[0]) if need_w1 else None
-    return dx, dw1, dw2, bias_grad(grad) if need_bias else None
+    return dx, dw1, dw2, bias_grad(grad) if need_bias else None, None
 
 
 torch.library.register_autograd("monarch_ops::blockdiag_matmul", _backward, setup_context=_save)

@@ -1,6 +1,6 @@
-// Block-diagonal products, and the M2-BERT MLP in one pass: both products, the gated GELU between them, residual and
-// LayerNorm. Limiting resource: multiply-adds. What a tile of positions needs (features, hidden features of one output
-// block, results) stays in the second-level cache.
+// Block-diagonal products, one or the two of a Monarch matrix, and the M2-BERT MLP in one pass: both products, the
+// gated GELU between them, residual and LayerNorm. Limiting resource: multiply-adds. What a tile of positions needs
+// (features, hidden features of one output block, results) stays in the second-level cache.
 #pragma once
 
 #include "mlp_rows.h"
@@ -27,9 +27,31 @@ struct Mlp : Panels<T> {
           const int64_t size = q - i < kChunk ? q - i : kChunk, first = block * q + i;
           const T* const weight = static_cast<const T*>(weights) + first * p;
           products(weight, p, size, bias ? bias + first : nullptr, x.get() + block * p * kPanel, blocks * p,
-                   P::count(n), y.get(), size, false);
+                   P::count(n), y.get(), size);
           P::unpack(y.get(), g.y, batch, m, n, first, size);
         }
+    });
+    return nullptr;
+  }
+
+  // The permutations decide where a result of a tile is stored, and cost nothing.
+  static const char* monarch(const MonarchArgs& g, const Exec& exec) {
+    const auto& [k, q, p, first] = g.first;
+    const auto& [l, s, r, second] = g.second;
+    const int64_t wide = k * p, middle = l * r, features = l * s;
+    // the results take the place of x, which only the first factor reads
+    Scratch<T> outer(kTile * (wide > features ? wide : features)), h(kTile * middle);
+    P::for_tiles(g.positions, exec.begin, exec.end, [&, l = l, r = r](int64_t batch, int64_t m, int64_t n) {
+      const int64_t panels = P::count(n);
+      P::pack(g.x, batch, m, n, wide, outer.get());
+      for (int64_t block = 0; block < k; ++block)
+        products(static_cast<const T*>(first) + block * q * p, p, q, nullptr, outer.get() + block * p * kPanel, wide,
+                 panels, h.get(), middle, [&](int64_t i) { return (block * q + i) % l * r + (block * q + i) / l; });
+      for (int64_t block = 0; block < l; ++block)
+        products(static_cast<const T*>(second) + block * s * r, r, s, static_cast<const T*>(g.bias),
+                 h.get() + block * r * kPanel, middle, panels, outer.get(), features,
+                 [&](int64_t i) { return i * l + block; });
+      P::unpack(outer.get(), g.y, batch, m, n, 0, features);
     });
     return nullptr;
   }
@@ -46,7 +68,7 @@ struct Mlp : Panels<T> {
         hidden(g, x.get(), panels, block * g.out.p, g.out.p, h.get());
         products(static_cast<const T*>(g.out.data) + first * g.out.p, g.out.p, g.out.q,
                  g.bias ? static_cast<const T*>(g.bias) + first : nullptr, h.get(), g.out.p, panels,
-                 y.get() + first * kPanel, features, g.residual.data != nullptr);
+                 y.get() + first * kPanel, features, InOrder(), g.residual.data != nullptr);
       }
       if (g.norm_weight)
         for (int64_t i = 0; i < n; i += W)
@@ -57,19 +79,27 @@ struct Mlp : Panels<T> {
   }
 
  private:
-  // y[i] = w[i] x + bias[i], plus y[i] itself when adding; x_features and y_features apart from panel to panel.
+  struct InOrder {
+    MONARCH_INLINE int64_t operator()(int64_t i) const { return i; }
+  };
+
+  // y[at(i)] = w[i] x + bias[at(i)], plus y[at(i)] itself when adding; x_features and y_features apart from panel to
+  // panel.
+  template <class At = InOrder>
   static void products(const T* w, int64_t K, int64_t rows, const T* bias, const T* x, int64_t x_features,
-                       int64_t panels, T* y, int64_t y_features, bool add) {
+                       int64_t panels, T* y, int64_t y_features, At at = {}, bool add = false) {
     P::in_parts(rows, [&](int64_t i, auto part) {
       constexpr int R = decltype(part)::value;
+      int64_t rows_at[R];
+      for (int r = 0; r < R; ++r) rows_at[r] = at(i + r);
       for (int64_t panel = 0; panel < panels; ++panel) {
         V sums[R][2];
         P::template product<R>(w + i * K, K, x + panel * x_features * kPanel, sums);
-        T* const to = y + (panel * y_features + i) * kPanel;
+        T* const to = y + panel * y_features * kPanel;
         for (int r = 0; r < R; ++r)
           for (int v = 0; v < 2; ++v) {
-            T* const place = to + r * kPanel + v * W;
-            if (bias) sums[r][v] = sums[r][v] + bias[i + r];
+            T* const place = to + rows_at[r] * kPanel + v * W;
+            if (bias) sums[r][v] = sums[r][v] + bias[rows_at[r]];
             store<W>(place, add ? sums[r][v] + load<W>(place) : sums[r][v]);
           }
       }
@@ -135,7 +165,7 @@ struct Mlp : Panels<T> {
 
 template <class T>
 constexpr MlpKernels mlp_kernels(VariantInfo info) {
-  return {info, &MlpRows<T>::glu, &MlpRows<T>::residual_norm, &Mlp<T>::block_matmul, &Mlp<T>::whole};
+  return {info, &MlpRows<T>::glu, &MlpRows<T>::residual_norm, &Mlp<T>::block_matmul, &Mlp<T>::monarch, &Mlp<T>::whole};
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // FFT long convolution on tensor cores, for 16-bit tensors and filters that are prepared, and its gradients: each row
 // is read once and written once (on the way back, gates and inputs twice). Blocks stay for the whole launch, each with
-// a contiguous share of the rows, channel by channel. Rows that do not fit into a block take three launches, for as
-// many of them at a time as stay in the L2 cache.
+// a contiguous share of the rows, channel by channel. Rows that do not fit into a block take three launches, and rows
+// that do not fit with their gradients up to five on the way back, for as many at a time as stay in the L2 cache.
 #pragma once
 
 #include <optional>

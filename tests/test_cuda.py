@@ -96,6 +96,25 @@ def test_enough_rows_for_the_whole_machine(seqlen: int, dtype: torch.dtype, devi
     assert_matches(precise.cpu(), exact, reference.fft_conv(**rows, k=k, **options))
 
 
+@over_dtypes
+@pytest.mark.parametrize("seqlen", [4096, 12000, 20481, 32768, 65536, 200000, 1 << 20, 1 << 21])
+def test_gradients_of_enough_rows_for_the_whole_machine(seqlen: int, dtype: torch.dtype, device: torch.device) -> None:
+    channels = max(2, min(300, (1 << 20) // seqlen))
+    rows = {name: torch.randn(3, channels, seqlen).to(dtype) for name in ("u", "pre_gate", "post_gate")}
+    decay = torch.exp(-5 * torch.arange(seqlen) / seqlen) / seqlen**0.5
+    tensors = rows | {name: torch.randn(channels, seqlen) * decay for name in ("k", "k_rev")}
+    weight = torch.randn(3, channels, seqlen).to(dtype)
+    lengths = torch.tensor([seqlen, seqlen // 3, 0])
+    ours = gradients(lambda t: mo.fft_conv(**t, lengths=lengths.to(device)), move(tensors, device), weight.to(device))
+
+    def of_reference(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return gradients(lambda t: reference.fft_conv(**t, lengths=lengths, method="fft"), tensors, weight)
+
+    exact, base = of_reference({n: t.double() for n, t in tensors.items()}), of_reference(tensors)
+    for name in tensors:  # what comes of transforms in half precision is as good as 16-bit numbers
+        assert_matches(ours[name].cpu().to(dtype), exact[name], base[name].to(dtype), f"gradient of {name}")
+
+
 @pytest.mark.parametrize("case", LARGE, ids=str)
 def test_strides(case: Case, device: torch.device) -> None:
     tensors = case.tensors(torch.float32)

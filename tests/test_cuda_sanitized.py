@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emul
 
 
 def calls_in_three_launches() -> list[tuple[str, dict]]:
-    """On tensor cores: without a level and with one, with inner nodes of both sizes."""
+    """On tensor cores: without a level and with one, with inner nodes of both sizes, there and back."""
     calls = []
     for seqlen, points, shared_memory in ((4093, 4096, 12000), (6200, 8192, 24000), (12001, 12288, 40000)):
         machine = {"shared_memory": shared_memory, "l2_bytes": 400_000, "tensor_cores": True}
@@ -25,6 +25,14 @@ def calls_in_three_launches() -> list[tuple[str, dict]]:
         case, _ = make_mixer(seqlen, torch.bfloat16, True, True, True)
         spectra = {"spectrum": filters, "residual_spectrum": filters}
         calls.append(("mixer", arguments(["y"], torch.bfloat16, **case, **spectra, **machine)))
+        if points == 12288:
+            machine["shared_memory"] = 60000  # or inner nodes are small on the way back
+        # several channels in a launch, rows in several launches
+        wide = {"multiprocessors": 4, "l2_bytes": 5 * 16 * points, "batch_slices": 1}
+        grads = [*(f"grad_{name}" for name in rows if name != "lengths"), "spectrum_grad"]
+        backward = {"grad": rows["u"], "spectrum": filters} | rows | machine | wide
+        calls.append(("backward", arguments(grads, torch.float16, **backward)))
+        calls.append(("backward", arguments(["spectrum_grad"], torch.float16, **backward | {"batch_slices": 2})))
     return calls
 
 

@@ -1,8 +1,4 @@
-"""The long convolution on tensor cores, run on the CPU by the emulator of tests/emulator, under several schedules.
-
-Its tolerance is a number: the arithmetic is half precision in parts, and no other implementation rounds in the same
-places. Every row is held to it by itself.
-"""
+"""The long convolution on tensor cores, run on the CPU by the emulator of tests/emulator, under several schedules."""
 
 from __future__ import annotations
 
@@ -12,49 +8,25 @@ import platform
 import pytest
 import torch
 from emulator.driver import Emulator, dtype_name
-from emulator.samples import (
-    BATCH,
-    CASES,
-    channels_for,
-    double,
-    make_mixer,
-    make_rows,
-    make_spectrum,
-    make_taps,
-    random,
-    reference_gradients,
+from emulator.samples import CASES, channels_for, double, make_mixer, make_rows, make_spectrum, make_taps, random
+from emulator.tensor_cores import (
+    DTYPES,
+    H100,
+    HALF_OF_IT,
+    LEVEL_AT_ROOT,
+    LEVEL_BELOW_HEAD,
+    NODES_BELOW_HEAD,
+    TILES,
+    check,
+    over_dtypes,
+    over_machines,
 )
-from tolerance import relative_error
 from torch import Tensor
 
 from monarch_ops import reference
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
 
-# One length per kind of tile, with the tile's head, parts and whether it has a level. 253 and 4093 are lengths at which
-# the rows lie at multiples of 16 bytes.
-NODES_BELOW_HEAD = {
-    253: (1, 1, False),
-    512: (2, 1, False),
-    700: (3, 1, False),
-    1000: (4, 1, False),
-    1277: (5, 1, False),
-    1500: (6, 1, False),
-    2045: (8, 1, False),
-    2500: (10, 1, False),
-    3001: (12, 1, False),
-    5000: (20, 1, False),
-    6144: (24, 1, False),
-}
-LEVEL_AT_ROOT = {4093: (1, 1, True), 4096: (1, 1, True), 8189: (1, 2, True), 7000: (1, 2, True)}
-LEVEL_BELOW_HEAD = {
-    12001: (3, 1, True),
-    16384: (4, 1, True),
-    20000: (5, 1, True),
-    24573: (6, 1, True),
-    32765: (8, 1, True),
-}
-TILES = NODES_BELOW_HEAD | LEVEL_AT_ROOT | LEVEL_BELOW_HEAD
 # Rows that take three launches, with the shared memory in bytes of a machine on which they do: the head and the levels
 # of the outer part, points of an inner node, columns of a tile of the outer part.
 SMALL_CUTS = {
@@ -68,7 +40,6 @@ SMALL_CUTS = {
     (40000, 24000): (10, 1, 256, 32),
     (20480, 40000): (5, 0, 4096, 256),
 }
-H100 = 232448
 LONG_CUTS = {
     (32769, H100): (10, 0, 4096, 256),
     (40000, 163 << 10): (10, 0, 4096, 256),
@@ -80,40 +51,6 @@ LONG_CUTS = {
     (1 << 22, 163 << 10): (4, 2, 4096, 32),
 }
 CUTS = SMALL_CUTS | LONG_CUTS
-DTYPES = (torch.bfloat16, torch.float16)
-
-over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
-
-
-def over_machines(*lengths: int | tuple[int, int]) -> pytest.MarkDecorator:
-    """Lengths of rows on an H100, or (length, bytes of shared memory)."""
-    given = [(n, {}) if isinstance(n, int) else (n[0], {"shared_memory": n[1]}) for n in lengths]
-    ids = [" in ".join(map(str, (n, *machine.values()))) for n, machine in given]
-    return pytest.mark.parametrize(("seqlen", "machine"), given, ids=ids)
-
-
-# Relative L2 errors: of the arithmetic, for filters that decay over a row, and of rounding results.
-ARITHMETIC_ERROR = 4.1e-4
-ROUNDING_ERROR = {torch.float16: 2.1e-4, torch.bfloat16: 1.67e-3}
-# Filters that do not decay, and cyclic ones: the transform computes the product modulo x^n + i, and as much of it as is
-# asked for has gone into the imaginary part.
-HALF_OF_IT = math.sqrt(2)
-
-
-def check(got: Tensor, exact: Tensor, factor: float = 1, outer_levels: int = 0) -> None:
-    """All rows together are right, each of them is nearly as good, and the check would notice if they were not.
-
-    A level rounds once there and once back; the transform of a row that fits into a block rounds seven times.
-    """
-    assert got.shape == exact.shape
-    arithmetic = ARITHMETIC_ERROR * math.sqrt((7 + 2 * outer_levels) / 7)
-    limit = 1.03 * factor * math.hypot(ROUNDING_ERROR.get(got.dtype, 0), arithmetic)
-    assert relative_error(got, exact) <= limit
-    for ours, oracle in zip(got.flatten(0, -2), exact.flatten(0, -2), strict=True):
-        assert relative_error(ours, oracle) <= 1.5 * limit
-        if oracle.any():
-            assert relative_error(torch.zeros_like(oracle), oracle) > 1.5 * limit
-            assert relative_error(oracle.roll(1), oracle) > 1.5 * limit
 
 
 def conv(emulator: Emulator, rows: dict, spectrum: Tensor, **machine) -> Tensor:
@@ -340,141 +277,3 @@ def test_bad_length_traps(emulator, seqlen, machine):
     spectrum = make_spectrum(emulator, seqlen, {"k": random(2, seqlen)}, {})
     with pytest.raises(RuntimeError, match=r"__trap: thread \d+ of block \d+ at fft_rows.cuh:\d+"):
         conv(emulator, {"u": rows, "lengths": lengths}, spectrum, **machine)
-
-
-# ---- gradients -------------------------------------------------------------------------------------------------------
-
-
-def gradients(emulator: Emulator, rows: dict, spectrum: Tensor, grad: Tensor, slices: int = 1, **machine) -> dict:
-    """Of the rows, and the partial sums of that of the spectrum."""
-    names = [f"grad_{name}" for name in rows if name != "lengths"]
-    call = {"grad": grad, "batch_slices": slices, "spectrum": spectrum, "tensor_cores": True}
-    return emulator("backward", [*names, "spectrum_grad"], rows["u"].dtype, **rows, **call, **machine)
-
-
-def to_taps(emulator: Emulator, spectrum_grad: Tensor, seqlen: int, taps: dict) -> dict:
-    """As ops/fft_conv.cpp does it."""
-    names = [f"grad_{name}" for name in ("k", "k_rev", "skip") if name in taps]
-    num_rev = taps["k_rev"].shape[1] if "k_rev" in taps else 0
-    sizes = {"num_k": taps["k"].shape[1], "num_rev": num_rev, "circular": taps.get("circular", False)}
-    return emulator("filter_adjoint", names, spectrum=spectrum_grad.sum(1), seqlen=seqlen, **sizes)
-
-
-def check_gradients(emulator: Emulator, seqlen: int, case: str, dtype: torch.dtype, slices: int = 1) -> None:
-    rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen, 5)
-    grad = random(*rows["u"].shape, dtype=dtype)
-    exact = reference_gradients(double(rows), double(taps), grad.double(), "fft")
-    got = gradients(emulator, rows, make_spectrum(emulator, seqlen, taps, {}), grad, slices)
-    partial = got.pop("spectrum_grad")
-    assert partial.shape[1] == slices
-    got |= to_taps(emulator, partial, seqlen, taps)
-    assert set(got) == set(exact)
-    # a number per channel: sums of random signs, which may be small by chance
-    if "grad_skip" in got:
-        scale = (rows["u"].double().square().sum((0, 2)) * grad.double().square().sum((0, 2)) / seqlen).sqrt()
-        assert ((got.pop("grad_skip") - exact.pop("grad_skip")).abs() < 1.5e-3 * scale / BATCH**0.5).all()
-    for name, value in got.items():
-        check(value, exact[name], HALF_OF_IT)
-
-
-@pytest.mark.parametrize("seqlen", NODES_BELOW_HEAD | LEVEL_AT_ROOT)
-@pytest.mark.parametrize("case", CASES)
-@over_dtypes
-def test_gradients(emulator, seqlen, case, dtype):
-    check_gradients(emulator, seqlen, case, dtype)
-
-
-@pytest.mark.parametrize("seqlen", [12001, 16384])
-@over_dtypes
-def test_gradients_of_long_rows(emulator, seqlen, dtype):
-    check_gradients(emulator, seqlen, "two-sided", dtype)
-
-
-@pytest.mark.parametrize("seqlen", [253, 1000, 4093])
-@pytest.mark.parametrize("slices", [2, 3])
-def test_gradients_in_slices(emulator, seqlen, slices):
-    check_gradients(emulator, seqlen, "two-sided", torch.bfloat16, slices)
-
-
-def test_rows_that_fit_with_their_gradients_run_on_tensor_cores(emulator):
-    def engine(seqlen: int, **options) -> str:
-        return emulator.module.plan(seqlen=seqlen, dtype="float16", **options)["gradients"]
-
-    assert {engine(n) for n in (*NODES_BELOW_HEAD, *LEVEL_AT_ROOT, 12001, 20480)} == {"tensor_cores"}
-    assert {engine(n) for n in (192, 300, 20481, 32768, 40000)} == {"cuda"}
-    assert engine(4096, precise=True) == "cuda"
-    assert engine(4096, shared_memory=40 << 10) == "cuda"
-
-
-@pytest.mark.parametrize("seqlen", [253, 1000, 4093])
-def test_gradients_do_not_depend_on_the_launch(emulator, seqlen):
-    """However many rows lie side by side, those of the rows before and the order of the sums included."""
-    batch, channels = 11, 2
-    rows = {name: random(batch, channels, seqlen, dtype=torch.float16) for name in ("u", "pre_gate", "post_gate")}
-    rows["u"] *= torch.logspace(0, -3, batch)[:, None, None]
-    grad = random(batch, channels, seqlen, dtype=torch.float16)
-    spectrum = make_spectrum(emulator, seqlen, {"k": random(channels, seqlen)}, {})
-    together = gradients(emulator, rows, spectrum, grad)
-    few = gradients(
-        emulator, rows, spectrum, grad, shared_memory=(14 if seqlen < 1000 else 24 if seqlen < 4000 else 76) << 10
-    )
-    for name in together:
-        assert torch.equal(few[name], together[name]), name
-    alone = gradients(emulator, {name: t[7:8] for name, t in rows.items()}, spectrum, grad[7:8])
-    for name in rows:
-        assert torch.equal(alone[f"grad_{name}"], together[f"grad_{name}"][7:8]), name
-
-
-def test_gradients_are_only_what_is_wanted(emulator):
-    """Each output alone is what it is together with all others."""
-    rows = make_rows("two-sided", 700, torch.bfloat16)
-    spectrum = make_spectrum(emulator, 700, make_taps("two-sided", 700), {})
-    call = {"grad": rows["u"].flip(0).contiguous(), "batch_slices": 1, "spectrum": spectrum, "tensor_cores": True}
-    names = ["grad_u", "grad_pre_gate", "grad_post_gate", "spectrum_grad"]
-    together = emulator("backward", names, torch.bfloat16, **rows, **call)
-    for name in names:
-        alone = emulator("backward", [name], torch.bfloat16, **rows, **call)
-        assert list(alone) == [name]
-        assert torch.equal(alone[name], together[name])
-
-
-@pytest.mark.parametrize("seqlen", [700, 4096, 8192, 12001])
-@pytest.mark.parametrize(("size_of_u", "size_of_grad"), [(1e-6, 1e6), (1e6, 1e-6), (1e6, 1e6), (1e-6, 1e-6)])
-def test_scales_of_gradients(emulator, seqlen, size_of_u, size_of_grad):
-    taps = make_taps("causal", seqlen, 5)
-    u, grad = ((random(1, len(taps["k"]), seqlen) * size).bfloat16() for size in (size_of_u, size_of_grad))
-    got = gradients(emulator, {"u": u}, make_spectrum(emulator, seqlen, taps, {}), grad)
-    got |= to_taps(emulator, got["spectrum_grad"], seqlen, taps)
-    exact = reference_gradients({"u": u.double()}, double(taps), grad.double(), "fft")
-    check(got["grad_u"], exact["grad_u"], HALF_OF_IT)
-    check(got["grad_k"], exact["grad_k"], HALF_OF_IT)
-
-
-@pytest.mark.parametrize("seqlen", [253, 4096])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_gradients_that_are_not_finite_stay_in_their_row(emulator, seqlen, bad):
-    u, grad = (random(3, 2, seqlen, dtype=torch.bfloat16) for _ in range(2))
-    spectrum = make_spectrum(emulator, seqlen, {"k": random(2, seqlen)}, {})
-    expected = gradients(emulator, {"u": u}, spectrum, grad)
-    grad[1, 1, seqlen // 2] = bad
-    got = gradients(emulator, {"u": u}, spectrum, grad)
-    assert not got["grad_u"][1, 1].isfinite().any()
-    assert not got["spectrum_grad"][1].isfinite().any()
-    assert torch.equal(got["spectrum_grad"][0], expected["spectrum_grad"][0])
-    clean = torch.ones(3, 2, dtype=torch.bool)
-    clean[1, 1] = False
-    assert torch.equal(got["grad_u"][clean], expected["grad_u"][clean])
-
-
-def test_no_gradients_of_nothing(emulator):
-    """Rows of zeros, which no power of two scales to 1, and a batch of none."""
-    u, grad = (random(2, 2, 700, dtype=torch.float16) for _ in range(2))
-    u[:, 0], grad[0, 1] = 0, 0
-    spectrum = make_spectrum(emulator, 700, {"k": random(2, 700)}, {})
-    got = gradients(emulator, {"u": u}, spectrum, grad)
-    assert not got["spectrum_grad"][0].any()
-    assert got["spectrum_grad"][1].any()
-    assert not got["grad_u"][0, 1].any()
-    none = gradients(emulator, {"u": u[:0]}, spectrum, grad[:0])
-    assert none["grad_u"].shape == (0, 2, 700)
-    assert not none["spectrum_grad"].any()

@@ -36,7 +36,7 @@ def test_batch_slices_depend_on_the_sizes_alone() -> None:
 
 
 def test_the_cpu_goes_back_as_it_goes_there() -> None:
-    """On the CPU one kernel does both; tests/test_cuda_tensor_cores.py has the plans of a GPU."""
+    """On the CPU one kernel does both; tests/test_cuda_tensor_core_gradients.py has the plans of a GPU."""
     assert explain(1, 1, 4096, dtype="bfloat16")["gradients"] == explain(1, 1, 4096, dtype="bfloat16")["name"]
 
 

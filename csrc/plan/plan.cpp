@@ -66,8 +66,9 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
   plan.variant = plan.exact = choose_variant(rows, request, device);
   if (!rows[plan.variant].precise) plan.exact = choose_variant(rows, {request.io, true}, device);
   plan.tree = choose_tree(p.seqlen, rows[plan.variant].lanes);
-  plan.gradients = plan.exact;
-  if (plan.variant != plan.exact && plan_gradient_tile(plan.tree, 1, device)) plan.gradients = plan.variant;
+  const bool pairs_fit = plan.variant != plan.exact && plan_gradient_tile(plan.tree, 1, device);
+  const bool in_three = plan.variant != plan.exact && plan_gradient_cut(plan.tree, 1, device);
+  plan.gradients = pairs_fit || in_three ? plan.variant : plan.exact;
   plan.spectrum_scalars = 2 * plan.tree.points;
   // Enough independent sums to keep a machine busy when there are few channels; a function of the sizes alone,
   // so that the filter gradient is the same whatever the number of threads.
@@ -82,6 +83,7 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
     for (int buffers : {1, 2})
       if (plan_tiles(plan.tree, buffers, rows, device).whole) plan.whole_buffers = buffers;
     plan.whole_rows = plan.variant == plan.exact ? plan.whole_buffers > 0 : whole_on_tensor_cores;
+    plan.whole_gradients = plan.gradients == plan.exact ? plan.whole_buffers > 1 : pairs_fit;
   }
   plan.cost = fft_conv_cost(p.batch, p.channels, p.seqlen, scalar_bytes(p.request.io), compute_bytes, p.gates,
                             plan.tree.points);

@@ -65,6 +65,7 @@ struct FftConvPlan {
   Workspace workspace;       // CUDA
   int whole_buffers;         // CUDA, row `exact`: so many rows fit into a thread block side by side: 0, 1 or 2
   bool whole_rows;           // CUDA: a row fits into a thread block of `variant`
+  bool whole_gradients;      // CUDA: a row fits, with its gradient, into a thread block of `gradients`
   FftConvCost cost;
 
   // CUDA: kernel launches that rows take, chunk by chunk, when their filters are prepared.
@@ -75,7 +76,8 @@ struct FftConvPlan {
   int64_t filter_adjoint_bytes() const { return parts(0, 1); }
   int64_t conv_bytes(bool prepared) const { return parts(prepared ? 0 : 1, whole_rows ? 0 : 1); }
   int64_t backward_bytes(bool prepared) const {
-    if (gradients != exact) return 0;  // rows fit into a block
+    // halves of a row and of its gradient take as much as a row of floats, and little more where there is but one
+    if (gradients != exact) return parts(0, whole_gradients ? 0 : workspace.rows > 1 ? 1 : 2);
     // a filter given as taps gets its gradient as such, which takes what filter_adjoint takes
     return prepared ? parts(0, row_parts(2)) : parts(2, row_parts(2) ? row_parts(2) : 1);
   }

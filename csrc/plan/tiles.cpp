@@ -89,6 +89,15 @@ bool lay_out_spread(MatrixTile& t, int points, int64_t tasks, const DeviceInfo& 
   return true;
 }
 
+// Rows of a slice of the batch, each with its gradient.
+bool lay_out_pairs(MatrixTile& t, int points, int64_t slice, const DeviceInfo& device) {
+  const int64_t most = std::clamp<int64_t>(kMatrixTilePoints / points, 1, std::max<int64_t>(slice, 1));
+  if (!lay_out(t, most, 2, device)) return false;
+  // a warp has a node of all rows, whose gradients it sums
+  set_threads(t, t.level ? kLevelThreads : 32 * t.nodes, kMaxGradientThreads);
+  return true;
+}
+
 bool lay_out_outer(OuterTile& t, const DeviceInfo& device) {
   int tables = 0;  // of twiddles, as bins
   for (int level = 0, nodes = t.head; level < t.levels; ++level, nodes *= kNodePoints) tables += nodes * kNodePoints;
@@ -108,6 +117,24 @@ bool lay_out_outer(OuterTile& t, const DeviceInfo& device) {
     return true;
   }
   return false;
+}
+
+// The first cut whose outer tile fits, and whose inner one does once it is laid out.
+template <class F>
+std::optional<MatrixCut> first_cut(const TreeShape& tree, const DeviceInfo& device, F lay_out_inner) {
+  for (const int products : {3, 2}) {
+    MatrixCut cut;
+    OuterTile& outer = cut.outer;
+    outer.head = outer.nodes = tree.radix[0];
+    outer.levels = tree.depth - 1 - products;
+    if (outer.levels < 0 || outer.levels > kMaxOuterLevels) continue;
+    for (int level = 0; level < outer.levels; ++level) outer.nodes *= kNodePoints;
+    outer.inner = static_cast<int>(tree.points / outer.nodes);
+    cut.inner.level = cut.inner.factored = products == 3;
+    cut.inner.nodes = cut.inner.level ? kNodePoints : 1;
+    if (lay_out_outer(outer, device) && lay_out_inner(cut.inner, outer)) return cut;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -143,29 +170,22 @@ std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, 
   return t;
 }
 
-std::optional<MatrixCut> plan_matrix_cut(const TreeShape& tree, int64_t rows, const DeviceInfo& device) {
-  for (const int products : {3, 2}) {
-    MatrixCut cut;
-    OuterTile& outer = cut.outer;
-    outer.head = outer.nodes = tree.radix[0];
-    outer.levels = tree.depth - 1 - products;
-    if (outer.levels < 0 || outer.levels > kMaxOuterLevels) continue;
-    for (int level = 0; level < outer.levels; ++level) outer.nodes *= kNodePoints;
-    outer.inner = static_cast<int>(tree.points / outer.nodes);
-    cut.inner.level = cut.inner.factored = products == 3;
-    cut.inner.nodes = cut.inner.level ? kNodePoints : 1;
-    if (lay_out_outer(outer, device) && lay_out_spread(cut.inner, outer.inner, rows * outer.nodes, device)) return cut;
-  }
-  return std::nullopt;
-}
-
 std::optional<MatrixTile> plan_gradient_tile(const TreeShape& tree, int64_t slice, const DeviceInfo& device) {
   std::optional<MatrixTile> t = matrix_tile_of(tree);
-  const int64_t most = std::clamp<int64_t>(kMatrixTilePoints / tree.points, 1, std::max<int64_t>(slice, 1));
-  if (!t || !lay_out(*t, most, 2, device)) return std::nullopt;
-  // a warp has a node of all rows, whose gradients it sums
-  set_threads(*t, t->level ? kLevelThreads : 32 * t->nodes, kMaxGradientThreads);
+  if (!t || !lay_out_pairs(*t, static_cast<int>(tree.points), slice, device)) return std::nullopt;
   return t;
+}
+
+std::optional<MatrixCut> plan_matrix_cut(const TreeShape& tree, int64_t rows, const DeviceInfo& device) {
+  return first_cut(tree, device, [&](MatrixTile& inner, const OuterTile& outer) {
+    return lay_out_spread(inner, outer.inner, rows * outer.nodes, device);
+  });
+}
+
+std::optional<MatrixCut> plan_gradient_cut(const TreeShape& tree, int64_t slice, const DeviceInfo& device) {
+  return first_cut(tree, device, [&](MatrixTile& inner, const OuterTile& outer) {
+    return lay_out_pairs(inner, outer.inner, slice, device);
+  });
 }
 
 }  // namespace monarch

@@ -96,5 +96,6 @@ struct MatrixCut {
 std::optional<MatrixCut> plan_matrix_cut(const TreeShape& tree, int64_t rows, const DeviceInfo& device);
 // The same for the way back, where a block has rows of a slice of the batch, each with its gradient.
 std::optional<MatrixTile> plan_gradient_tile(const TreeShape& tree, int64_t slice, const DeviceInfo& device);
+std::optional<MatrixCut> plan_gradient_cut(const TreeShape& tree, int64_t slice, const DeviceInfo& device);
 
 }  // namespace monarch

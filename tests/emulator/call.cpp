@@ -22,11 +22,11 @@ monarch::Scalar scalar_from(const std::string& name) {
 
 Call::Call(py::kwargs arguments)
     : arguments_(std::move(arguments)),
-      // one multiprocessor: there are then two blocks, each of which takes several rows
+      // two blocks each; where there is but one, they take several rows
       device_{.kind = monarch::DeviceKind::cuda,
               .isa = monarch::Isa::cuda,
               .index = 0,
-              .multiprocessors = 1,
+              .multiprocessors = has("multiprocessors") ? static_cast<int>(integer("multiprocessors")) : 1,
               .shared_memory = has("shared_memory") ? integer("shared_memory") : 232448,
               .l2_bytes = has("l2_bytes") ? integer("l2_bytes") : 50 << 20,
               .compute_capability = 90} {

@@ -217,10 +217,22 @@ py::dict residual_norm(Call& c) {
   return c.run(mlp.residual_norm, args);
 }
 
-// How a transform of this length is cut into passes, how often its row fits into a block, and how many rows of `rows`
-// a block on tensor cores takes, in which passes; which engine is chosen for rows of this dtype, in how many launches.
-py::dict plan(Call& c) {
+py::dict describe(const MatrixTile& tile) {
   using namespace py::literals;
+  return py::dict("head"_a = tile.head, "parts"_a = tile.parts, "level"_a = tile.level, "rows"_a = tile.rows,
+                  "threads"_a = tile.threads, "shared_bytes"_a = tile.shared_bytes);
+}
+py::dict describe(const MatrixCut& cut) {
+  using namespace py::literals;
+  return py::dict("head"_a = cut.outer.head, "levels"_a = cut.outer.levels, "inner"_a = cut.outer.inner,
+                  "columns"_a = cut.outer.columns(), "rows"_a = cut.inner.rows,
+                  "shared_bytes"_a = std::max(cut.outer.shared_bytes, cut.inner.shared_bytes));
+}
+
+// How a transform of this length is cut into passes, how often its row fits into a block, and how many rows of `rows`
+// a block on tensor cores takes, in which passes, or of a slice of so many, each with its gradient; which engine is
+// chosen for rows of this dtype and for their gradients, in how many launches.
+py::dict plan(Call& c) {
   const FftConvPlan plan = plan_for(c, 1, 1, c.integer("seqlen"));
   py::dict d;
   d["points"] = plan.tree.points;
@@ -234,16 +246,15 @@ py::dict plan(Call& c) {
   d["engine"] = isa_name(rows[chosen.variant].isa);
   d["gradients"] = isa_name(rows[chosen.gradients].isa);
   d["launches"] = chosen.launches();
-  for (const char* none : {"matrix_tile", "matrix_cut"}) d[none] = py::none();
+  d["whole_gradients"] = chosen.whole_gradients;
+  const auto put = [&](const char* name, const auto& planned) {
+    d[name] = planned ? py::object(describe(*planned)) : py::none();
+  };
   const int64_t rows_of_launch = c.has("rows") ? c.integer("rows") : 1;
-  if (const auto tile = plan_matrix_tile(plan.tree, rows_of_launch, c.device()))
-    d["matrix_tile"] =
-        py::dict("head"_a = tile->head, "parts"_a = tile->parts, "level"_a = tile->level, "rows"_a = tile->rows,
-                 "threads"_a = tile->threads, "shared_bytes"_a = tile->shared_bytes);
-  if (const auto cut = plan_matrix_cut(plan.tree, rows_of_launch, c.device()))
-    d["matrix_cut"] = py::dict("head"_a = cut->outer.head, "levels"_a = cut->outer.levels, "inner"_a = cut->outer.inner,
-                               "columns"_a = cut->outer.columns(), "rows"_a = cut->inner.rows,
-                               "shared_bytes"_a = std::max(cut->outer.shared_bytes, cut->inner.shared_bytes));
+  put("matrix_tile", plan_matrix_tile(plan.tree, rows_of_launch, c.device()));
+  put("matrix_cut", plan_matrix_cut(plan.tree, rows_of_launch, c.device()));
+  put("gradient_tile", plan_gradient_tile(plan.tree, rows_of_launch, c.device()));
+  put("gradient_cut", plan_gradient_cut(plan.tree, rows_of_launch, c.device()));
   return d;
 }
 

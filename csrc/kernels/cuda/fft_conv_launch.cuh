@@ -150,17 +150,6 @@ inline const char* run_conv(const FftConvArgs& a, const Exec& e) {
   return with_io(a.io, [&](auto io) { return conv_chunks<typename decltype(io)::type>(a, e); });
 }
 
-// Batch rows [begin, begin + count) of a call, as a call.
-inline FftConvGradArgs batch_part(FftConvGradArgs a, int64_t begin, int64_t count) {
-  const Chunk part{0, begin, {}};
-  for (Rows* r : {&a.forward.u, &a.forward.pre_gate, &a.forward.post_gate, &a.grad, &a.grad_u, &a.grad_pre_gate,
-                  &a.grad_post_gate})
-    *r = part.of(*r, a.forward.io);
-  a.forward.lengths = part.of(a.forward.lengths);
-  a.forward.batch = count;
-  return a;
-}
-
 // Slices [slice, slice + slices) of the batch that a holds: all of them when rows fit into a block, otherwise one,
 // whose rows of spectrum_grad are batch_slices apart.
 template <class Io>
@@ -198,12 +187,8 @@ inline const char* run_backward(const FftConvGradArgs& a, const Exec& e) {
     using Io = typename decltype(io)::type;
     const int slices = static_cast<int>(a.batch_slices);
     if (plan_tiles(f.tree, 2, 1, *e.device).whole) return backward_chunks<Io>(a, e, 0, slices);
-    for (int s = 0; s < slices; ++s) {
-      const Share slice(f.batch, s, slices);
-      if (const char* error = backward_chunks<Io>(batch_part(a, slice.begin, slice.end - slice.begin), e, s, 1))
-        return error;
-    }
-    return nullptr;
+    return for_slices(
+        a, [&](const FftConvGradArgs& part, int64_t slice) { return backward_chunks<Io>(part, e, slice, 1); });
   });
 }
 

@@ -1,7 +1,7 @@
 // FFT long convolution on tensor cores, for 16-bit tensors and filters that are prepared, and its gradients: each row
 // is read once and written once (on the way back, gates and inputs twice). Blocks stay for the whole launch, each with
-// a contiguous share of the rows, channel by channel. Rows that do not fit into a block take three launches, for as
-// many of them at a time as stay in the L2 cache.
+// a contiguous share of the rows, channel by channel. Rows that do not fit into a block take three launches, and rows
+// that do not fit with their gradients up to five on the way back, for as many at a time as stay in the L2 cache.
 #pragma once
 
 #include <optional>
@@ -94,13 +94,14 @@ const char* with_passes(const MatrixTile& tile, F f) {
 // What all kernels are told of their transform.
 struct StagedTransform {
   int head, depth, bins;  // children of the root; passes from there to the nodes; bins of a row
+  float gain;             // of a row's transform there and back: all of it but the head is products, at 1/4 each
   MatrixTile tile;
   HeadRoots roots;
 
   // The start of a kernel: this block's share of so many tasks, and the tables, but those of the nodes.
   MONARCH_DEVICE BlockState& begin(int64_t tasks) const {
     BlockState& block = *shared_memory<BlockState>();
-    for_each(1, [&](int64_t) { block = {tile, Share(tasks), bins, 0}; });
+    for_each(1, [&](int64_t) { block = {tile, Share(tasks), bins, 0, gain}; });
     if (threadIdx.x == 0) StagedRows({0}).head_roots() = roots;
     make_common_tables();
     return block;
@@ -251,6 +252,45 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
   }
 }
 
+// Sums of gradients of spectra, of `data` if that is not null: rows of bins, `pitch` apart, which start as they are
+// where `add`, else from zero.
+struct SpectrumSums {
+  Bin* data;
+  int64_t pitch;
+  bool add;
+
+  MONARCH_DEVICE Bin* of(int channel) const { return data ? data + channel * pitch : nullptr; }
+};
+
+// A task is an inner node of a channel, whose batch rows are summed in order; node after node, as above. The workspace
+// has the gradients of all rows of the grid, then the inputs. `back`: what of a pair goes back: nothing, the gradient
+// or both.
+template <class Passes>
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
+    staged_inner_gradients(HalfRows halves, RowGrid grid, const Bin* spectra, SpectrumSums sums, int back,
+                           StagedTransform transform) {
+  const BlockState& block = transform.begin(int64_t{halves.nodes} * grid.channels);
+  int turn = 0;
+  for (int task = block.share.begin; task < block.share.end; ++task) {
+    const int node = task / grid.channels, channel = task % grid.channels;
+    if (task == block.share.begin || channel == 0) transform.at_nodes(node * block.tile.nodes);
+    find_filters<true>({block.tile.rows}, spectra, [channel](int) { return channel; });
+    int b = 0;
+    do {  // for an empty batch too, whose sum is zero
+      const int most = block.tile.rows / 2, n = grid.batch - b < most ? grid.batch - b : most;
+      const RowsInUse use{2 * n, turn ^= 1}, wanted{back * n, turn};
+      const int first = channel * grid.batch + b, inputs = first + grid.rows() - n;
+      const auto row_of = [=](int row) { return row + (row < n ? first : inputs); };
+      stage_halves(use, halves, node, row_of);
+      Passes::forward(use);
+      Passes::gradients(use, spectra, sums.of(channel), sums.add || b > 0, back == 2);
+      Passes::inverse(wanted);
+      unstage_halves(wanted, halves, node, row_of);
+      b += n;
+    } while (b < grid.batch);
+  }
+}
+
 // The transforms of one call, and the workspace's parts.
 class StagedTransforms {
  public:
@@ -264,8 +304,11 @@ class StagedTransforms {
   // Room for so many rows of floats, or of halves between launches.
   int64_t most_rows() const {
     const auto cut = whole_ ? std::nullopt : plan_matrix_cut(tree_, 1, *exec_.device);
-    const int64_t quads = cut ? HalfRows(nullptr, cut->outer).pitch() : tree_.points / 4;
-    return bytes_ / (quads * int64_t(sizeof(Quad)));
+    return room_for(cut ? HalfRows(nullptr, cut->outer).pitch() : tree_.points / 4);
+  }
+  // The same for gradients: for halves of so many rows and as many gradients.
+  int64_t most_pairs(const OuterTile& outer) const {
+    return std::max<int64_t>(1, room_for(2 * HalfRows(nullptr, outer).pitch()));
   }
   void* take_rows() { return std::exchange(next_, next_ + bytes_); }
   void* take_rows_unless_whole() { return whole_ ? nullptr : take_rows(); }
@@ -294,15 +337,47 @@ class StagedTransforms {
     });
   }
 
+  // Of rows that do not fit: all of the grid's rows go to one sum per channel.
+  template <class Io>
+  const char* gradients_in_three(const GradientRows<Io>& rows, RowGrid grid, const Bin* spectra,
+                                 const SpectrumSums& sums, void* workspace) const {
+    const auto cut = plan_gradient_cut(tree_, grid.batch, *exec_.device);
+    if (!cut) return "rows of this length do not fit into blocks with their gradients";
+    const OuterTile& outer = cut->outer;
+    const HalfRows grads(workspace, outer), inputs(grads.data + grid.rows() * grads.pitch(), outer);
+    const auto forward = &staged_outer_forward<GatedSource<Io>>;
+    const char* error = run_outer(forward, outer, grid, rows.grad, grads);
+    if (!error) error = run_outer(forward, outer, grid, rows.input, inputs);
+    const int back = rows.post_wanted ? 2 : rows.input_wanted ? 1 : 0;
+    const auto nodes = cut->inner.level ? &staged_inner_gradients<InnerLevel> : &staged_inner_gradients<InnerNode>;
+    if (!error) error = run_inner(nodes, *cut, grid.channels, grads, grid, spectra, sums, back);
+    if (!error && rows.input_wanted)
+      error = run_outer(&staged_outer_inverse<ProductGradSink<Io>>, outer, grid, rows.to_input, grads);
+    if (!error && rows.post_wanted)
+      error = run_outer(&staged_outer_inverse<GatedSink<Io>>, outer, grid, rows.to_post, inputs);
+    return error;
+  }
+
  private:
-  StagedTransform transform(const MatrixTile& tile) const {
-    return {tree_.radix[0], tree_.depth - 2, static_cast<int>(tree_.points), tile, head_roots(tile.head)};
+  int64_t room_for(int64_t quads) const { return bytes_ / (quads * int64_t(sizeof(Quad))); }
+
+  StagedTransform transform(const MatrixTile& tile) const { return transform(tile, tile.head * tile.parts); }
+  StagedTransform transform(const MatrixTile& tile, int head) const {
+    const int points = static_cast<int>(tree_.points);
+    return {tree_.radix[0], tree_.depth - 2, points, static_cast<float>(points / head), tile, head_roots(tile.head)};
   }
 
   template <class Kernel, class... Args>
   const char* run_outer(Kernel kernel, const OuterTile& tile, RowGrid grid, const Args&... args) const {
+    if (grid.rows() == 0) return nullptr;
     return launch_resident(kernel, int64_t{grid.rows()} * tile.blocks(), tile.threads, tile.shared_bytes, exec_,
                            args..., grid, OuterTransform{tile, head_roots(tile.head)});
+  }
+  // `tasks`: of each inner node.
+  template <class Kernel, class... Args>
+  const char* run_inner(Kernel kernel, const MatrixCut& cut, int64_t tasks, const Args&... args) const {
+    return launch_resident(kernel, tasks * cut.outer.nodes, cut.inner.threads, cut.inner.shared_bytes, exec_, args...,
+                           transform(cut.inner, cut.outer.head));
   }
 
   template <class Source, class Sink>
@@ -310,16 +385,12 @@ class StagedTransforms {
                             void* workspace) const {
     const auto cut = plan_matrix_cut(tree_, grid.rows(), *exec_.device);
     if (!cut) return "rows of this length do not fit into blocks";
-    const OuterTile& outer = cut->outer;
-    const MatrixTile& inner = cut->inner;
-    const HalfRows halves(workspace, outer);
-    const char* error = run_outer(&staged_outer_forward<Source>, outer, grid, source, halves);
-    if (error) return error;
-    const auto nodes = inner.level ? &staged_inner_nodes<InnerLevel> : &staged_inner_nodes<InnerNode>;
-    const int groups = static_cast<int>(pieces(grid.rows(), inner.rows));
-    error = launch_resident(nodes, int64_t{groups} * outer.nodes, inner.threads, inner.shared_bytes, exec_, halves,
-                            grid, groups, spectra, transform(inner));
-    return error ? error : run_outer(&staged_outer_inverse<Sink>, outer, grid, sink, halves);
+    const HalfRows halves(workspace, cut->outer);
+    const char* error = run_outer(&staged_outer_forward<Source>, cut->outer, grid, source, halves);
+    const auto nodes = cut->inner.level ? &staged_inner_nodes<InnerLevel> : &staged_inner_nodes<InnerNode>;
+    const int groups = static_cast<int>(pieces(grid.rows(), cut->inner.rows));
+    if (!error) error = run_inner(nodes, *cut, groups, halves, grid, groups, spectra);
+    return error ? error : run_outer(&staged_outer_inverse<Sink>, cut->outer, grid, sink, halves);
   }
 
   TreeShape tree_;
@@ -346,23 +417,51 @@ inline const char* run_staged_conv(const FftConvArgs& a, const Exec& e) {
   return with_short_io(a.io, [&](auto io) { return staged_conv_chunks<typename decltype(io)::type>(a, e); });
 }
 
+template <class Io>
+GradientRows<Io> gradient_rows(const FftConvGradArgs& a, const Chunk& c) {
+  const FftConvArgs& f = a.forward;
+  const auto of = [&](const Rows& r) { return c.of(r, f.io); };
+  const Rows u = of(f.u), pre = of(f.pre_gate), post = of(f.post_gate), grad = of(a.grad);
+  const int64_t* const lengths = c.of(f.lengths);
+  return {{u, pre, lengths, f.seqlen},
+          {grad, post, lengths, f.seqlen},
+          {{of(a.grad_u), pre, lengths, f.seqlen}, {of(a.grad_pre_gate), u, lengths, f.seqlen}},
+          {of(a.grad_post_gate), grad, lengths, f.seqlen},
+          a.grad_u.data || a.grad_pre_gate.data,
+          a.grad_post_gate.data != nullptr};
+}
+
+// Slice `slice` of the batch, all of which a holds. A channel's filter and its sum take 16 bytes per point, a row and
+// its gradient 8: a chunk has no more channels than keep the machine busy, so that filters and sums are read again from
+// the L2 cache, and as many batch rows as fit.
+template <class Io>
+const char* staged_gradient_chunks(const FftConvGradArgs& a, const Exec& e, int64_t slice) {
+  constexpr int64_t kTasksPerMultiprocessor = 2;
+  const FftConvArgs& f = a.forward;
+  const auto cut = plan_gradient_cut(f.tree, 1, *e.device);
+  if (!cut) return "rows of this length do not fit into blocks with their gradients";
+  StagedTransforms t(f.tree, f.workspace, e);
+  const int64_t most_channels = pieces(kTasksPerMultiprocessor * e.device->multiprocessors, cut->outer.nodes);
+  const int64_t pitch = a.batch_slices * f.tree.points;
+  return for_chunks(f.batch, f.channels, t.most_pairs(cut->outer), most_channels, [&](const Chunk& c) {
+    Bin* const all = static_cast<Bin*>(a.spectrum_grad);
+    const SpectrumSums sums{all ? all + c.h * pitch + slice * f.tree.points : nullptr, pitch, c.b > 0};
+    return t.gradients_in_three(gradient_rows<Io>(a, c), c.grid, c.of(f.spectrum, f.tree.points), sums, e.workspace);
+  });
+}
+
 // To the filter's spectrum only: a.grad_taps are null.
 inline const char* run_staged_backward(const FftConvGradArgs& a, const Exec& e) {
   const FftConvArgs& f = a.forward;
-  return with_short_io(f.io, [&](auto io) {
+  return with_short_io(f.io, [&](auto io) -> const char* {
     using Io = typename decltype(io)::type;
-    const auto source = [&](const Rows& x, const Rows& gate) { return GatedSource<Io>{x, gate, f.lengths, f.seqlen}; };
-    const auto sink = [&](const Rows& y, const Rows& gate) { return GatedSink<Io>{y, gate, f.lengths, f.seqlen}; };
-    const GradientRows<Io> rows{source(f.u, f.pre_gate),
-                                source(a.grad, f.post_gate),
-                                {sink(a.grad_u, f.pre_gate), sink(a.grad_pre_gate, f.u)},
-                                sink(a.grad_post_gate, a.grad),
-                                a.grad_u.data || a.grad_pre_gate.data,
-                                a.grad_post_gate.data != nullptr};
-    const RowGrid grid{static_cast<int>(f.batch), static_cast<int>(f.channels)};
+    if (!plan_gradient_tile(f.tree, 1, *e.device))
+      return for_slices(
+          a, [&](const FftConvGradArgs& part, int64_t slice) { return staged_gradient_chunks<Io>(part, e, slice); });
+    const Chunk all{0, 0, {static_cast<int>(f.batch), static_cast<int>(f.channels)}};
     return StagedTransforms(f.tree, f.workspace, e)
-        .gradients(rows, grid, static_cast<int>(a.batch_slices), static_cast<const Bin*>(f.spectrum),
-                   static_cast<Bin*>(a.spectrum_grad));
+        .gradients(gradient_rows<Io>(a, all), all.grid, static_cast<int>(a.batch_slices),
+                   static_cast<const Bin*>(f.spectrum), static_cast<Bin*>(a.spectrum_grad));
   });
 }
 

@@ -211,7 +211,7 @@ MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total
     for (int i = 0; i < pairs; ++i) {
       NodeSums g = transform.bins(s, at.read + i * to_next_row);
       NodeSums x = transform.bins(s, at.read + (pairs + i) * to_next_row);
-      const float back = s.gain() * inverse_of_power(scale_for(s.greatest_point(i, s.turn))) *
+      const float back = s.block().gain * inverse_of_power(scale_for(s.greatest_point(i, s.turn))) *
                          inverse_of_power(scale_for(s.greatest_point(pairs + i, s.turn)));
 #pragma unroll
       for (int j = 0; j < 4; ++j) {

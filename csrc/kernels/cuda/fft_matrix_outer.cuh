@@ -39,7 +39,7 @@ MONARCH_DEVICE uint32_t rescaling(uint32_t from, uint32_t to) {
   const float ratio = scale_for(to) * inverse_of_power(scale_for(from));
   return pack(ratio, ratio);
 }
-MONARCH_DEVICE Quad times(const Quad& x, uint32_t factor) {
+MONARCH_DEVICE Quad times(Quad x, uint32_t factor) {
   return {times(x.w[0], factor), times(x.w[1], factor), times(x.w[2], factor), times(x.w[3], factor)};
 }
 

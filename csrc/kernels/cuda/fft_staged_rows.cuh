@@ -47,6 +47,7 @@ struct BlockState {
   Share share;     // of the launch's tasks
   int bins;        // of a row; more than its points here where the tile is below an inner node
   int first_node;  // of the row's nodes
+  float gain;      // as in StagedTransform
 };
 static_assert(sizeof(BlockState) <= kTileQuads * sizeof(Quad));
 
@@ -79,9 +80,6 @@ struct StagedRows {
   MONARCH_DEVICE uint32_t& greatest_bin(int row) const { return state()[2 * tile.rows + row]; }
   MONARCH_DEVICE uint32_t& channel(int row) const { return state()[3 * tile.rows + row]; }
   MONARCH_DEVICE int points() const { return tile.nodes * 256; }
-  // Of a transform there and back, four or six products at 1/4 each.
-  MONARCH_DEVICE float gain() const { return tile.level ? 4096.f : 256.f; }
-
   MONARCH_DEVICE const BlockState& block() const { return *shared_memory<BlockState>(); }
   // Where in a plane a piece of 8 columns of a node is, piece p of four of part c of the columns: such that none of the
   // passes meets a bank twice.
@@ -287,7 +285,7 @@ MONARCH_DEVICE void unstage(RowsInUse use, Sink sink, int begin = 0) {
   const StagedRows s(use);
   for_rows(s, begin, [&](int row, int first, int step) {
     const auto points = sink(s, row);
-    const float back = s.gain() * inverse_of_power(scale_for(s.greatest_point(row, s.turn))) *
+    const float back = s.block().gain * inverse_of_power(scale_for(s.greatest_point(row, s.turn))) *
                        inverse_of_power(scale_for(s.greatest_bin(row)));
     float x[8];
     const auto take = [&](unsigned piece) {

@@ -35,7 +35,7 @@ STABLE_TORCH_LIBRARY(monarch_ops, m) {
       "depthwise_conv1d_weight_grad(Tensor grad, Tensor x, SymInt taps, SymInt pad_left, "
       "bool channels_last=False, int variant=-1) -> Tensor");
   m.def("blockdiag_matmul(Tensor x, Tensor weight, Tensor? bias, int variant) -> Tensor");
-  m.def("monarch_matmul(Tensor x, Tensor w1, Tensor w2, Tensor? bias, int variant=-1) -> Tensor");
+  m.def("monarch_matmul(Tensor x, Tensor w1, Tensor w2, Tensor? bias, int variant) -> Tensor");
   m.def(
       "blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, Tensor? b_out, Tensor? residual, "
       "Tensor? norm_weight, Tensor? norm_bias, float eps=1e-12, int variant=-1) -> Tensor");

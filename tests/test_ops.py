@@ -145,6 +145,17 @@ def test_empty_batches() -> None:
     assert mo.depthwise_conv1d(torch.ones(0, 3, 5), torch.ones(3, 2)).shape == (0, 3, 5)
     assert mo.blockdiag_matmul(torch.ones(0, 8), torch.ones(2, 3, 4)).shape == (0, 6)
     assert mo.monarch_matmul(torch.ones(2, 0, 4), torch.ones(2, 2, 2), torch.ones(2, 2, 2)).shape == (2, 0, 4)
+    no_features, no_middle = (torch.ones(2, 3, 0), torch.ones(2, 3, 3)), (torch.ones(2, 0, 2), torch.ones(2, 3, 0))
+    for rows in (1, 20):  # for the matrix library and for the kernel
+        zeros = torch.zeros(rows, 6)
+        torch.testing.assert_close(mo.blockdiag_matmul(torch.ones(rows, 0), no_features[0]), zeros)
+        torch.testing.assert_close(mo.monarch_matmul(torch.ones(rows, 0), *no_features), zeros)
+        torch.testing.assert_close(
+            mo.blockdiag_glu_mlp(torch.ones(rows, 0), no_features[0], torch.ones(3, 2, 1)), zeros
+        )
+        no_hidden = torch.ones(2, 0, 2), torch.ones(2, 3, 0)
+        torch.testing.assert_close(mo.blockdiag_glu_mlp(torch.ones(rows, 4), *no_hidden), zeros)
+        torch.testing.assert_close(mo.monarch_matmul(torch.ones(rows, 4), *no_middle, torch.ones(6)), zeros + 1)
     assert mo.blockdiag_glu_mlp(torch.ones(0, 4), torch.ones(2, 4, 2), torch.ones(2, 2, 2)).shape == (0, 4)
 
 

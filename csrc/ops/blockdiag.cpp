@@ -94,7 +94,7 @@ Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant
   const bool by_channel = channel_major(x);
   const auto& kernel =
       *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
-  if (use_own_products(kernel, io, M, variant >= 0)) {
+  if (p > 0 && use_own_products(kernel, io, M, variant >= 0)) {
     const Matrices in = matrices_of(x, by_channel), out = matrices_of(y, by_channel);
     const Tensor w = torch::stable::contiguous(weight);
     const OptTensor b = bias ? OptTensor(torch::stable::contiguous(*bias)) : bias;
@@ -110,11 +110,11 @@ Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant
 
 namespace {
 
-// Two batched products; the permutations are copies.
+// x (M, k, p). Two batched products; the permutations are copies.
 void monarch_products(const Tensor& x, const Tensor& w1, const Tensor& w2, const OptTensor& bias, const Tensor& y) {
   const int64_t k = w1.size(0), q = w1.size(1), l = w2.size(0), s = w2.size(1), r = w2.size(2), M = x.size(0);
   const Tensor middle = empty(x, {M, k * q});
-  block_products(view(x, Shape{M, k, w1.size(2)}), w1, std::nullopt, view(middle, Shape{M, k, q}));
+  block_products(x, w1, std::nullopt, view(middle, Shape{M, k, q}));
   const Tensor permuted = torch::stable::contiguous(transpose(view(middle, Shape{M, r, l}), 1, 2));
   OptTensor bias_by_block;
   if (bias) bias_by_block = reshape(transpose(reshape(*bias, Shape{s, l}), 0, 1), Shape{l * s});
@@ -146,15 +146,16 @@ Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias, int64_t va
   if (y.numel() == 0) return y;
   const auto& kernel =
       *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
-  const Matrices in = matrices_of(x, false), out = matrices_of(y, false);
-  if (use_own_products(kernel, io, in.positions, variant >= 0)) {
+  const int64_t M = y.numel() / (l * s);
+  if (k * p > 0 && use_own_products(kernel, io, M, variant >= 0)) {
+    const Matrices in = matrices_of(x, false), out = matrices_of(y, false);
     const Tensor first = torch::stable::contiguous(w1), second = torch::stable::contiguous(w2);
     const OptTensor b = bias ? OptTensor(torch::stable::contiguous(*bias)) : bias;
     const MonarchArgs args{in.positions, in.view, out.view, {k, q, p, first.data_ptr()}, {l, s, r, second.data_ptr()},
                            data_of(b)};
-    run(kernel.monarch, args, in.positions, kFewPositions, x);
+    run(kernel.monarch, args, M, kFewPositions, x);
   } else {
-    monarch_products(in.owner, w1, w2, bias, y);
+    monarch_products(reshape(x, Shape{M, k, p}), w1, w2, bias, y);
   }
   return y;
 }

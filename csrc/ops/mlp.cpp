@@ -60,7 +60,7 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
     bias = norm_bias ? contiguous_as(*norm_bias, compute) : torch::stable::new_zeros(*weight, Shape{features});
   }
   const bool by_channel = channel_major(x);
-  if (use_own_products(kernel, io, rows, variant >= 0)) {
+  if (G * p > 0 && use_own_products(kernel, io, rows, variant >= 0)) {
     const Matrices in = matrices_of(x, by_channel), out = matrices_of(y, by_channel);
     std::optional<Matrices> rest;
     if (residual) rest = matrices_of(*residual, by_channel);
@@ -79,7 +79,7 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
     run(kernel.whole, args, rows, kFewPositions, x);
     return y;
   }
-  const int64_t tile = std::clamp<int64_t>(kTileBytes / (hidden * scalar_bytes(io)), 1, rows);
+  const int64_t tile = std::clamp<int64_t>(kTileBytes / (std::max<int64_t>(hidden, 1) * scalar_bytes(io)), 1, rows);
   const Tensor input = torch::stable::reshape(x, Shape{rows, G, p});
   const Tensor result = by_channel ? empty(x, shape) : y;
   Tensor output = view(result, Shape{rows, G2, q2});

@@ -156,14 +156,21 @@ MONARCH_DEVICE_CALL void outer_level(int level) {
   __syncthreads();
 }
 
-// Calls f(place in a plane, piece of the row, point of the outer part) for this thread's pieces of a block of columns.
+// Calls f(place in a plane, piece of the row, point of the outer part) for this thread's pieces of a block of columns,
+// from piece `i` of the block on up to piece `end` of the row. Returns the first piece that is left.
+template <class F>
+MONARCH_DEVICE int for_pieces(const OuterColumns& s, int block, int i, int end, F f) {
+  const int pitch = s.tile.inner / 8, first = block << s.tile.side, last = (1 << s.tile.side) - 1;
+  for (; i < s.tile.plane; i += s.tile.threads) {
+    const int point = i >> s.tile.side, piece = point * pitch + first + (i & last);
+    if (piece >= end) break;
+    f(s.place(i), piece, point);
+  }
+  return i;
+}
 template <class F>
 MONARCH_DEVICE void for_pieces(const OuterColumns& s, int block, F f) {
-  const int pitch = s.tile.inner / 8, first = block << s.tile.side, last = (1 << s.tile.side) - 1;
-  for (int i = s.thread; i < s.tile.plane; i += s.tile.threads) {
-    const int point = i >> s.tile.side;
-    f(s.place(i), point * pitch + first + (i & last), point);
-  }
+  for_pieces(s, block, s.thread, s.tile.nodes * s.tile.inner / 8, f);
 }
 
 // A block of columns of a row of fft_rows.cuh.
@@ -171,18 +178,19 @@ template <class Points>
 MONARCH_DEVICE void stage_columns(int turn, const Points& points, int block) {
   const OuterColumns s(turn);
   if (s.thread == 0) s.greatest_point(turn ^ 1) = 0;  // of the tile before
-  const int eights = points.eights() / 8;
-  float greatest = 0;
-  for_pieces(s, block, [&](int place, int piece, int) {
-    float x[8];
-    if (piece < eights) {
-      points.read(piece * 8, x);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x[i] = points(piece * 8 + i);
-    }
+  float greatest = 0, x[8];
+  const auto put = [&](int place) {
     greatest = greatest_of(x, greatest);
     put_piece(x, s.plane(0)[place], s.plane(1)[place]);
+  };
+  const int i = for_pieces(s, block, s.thread, points.eights() / 8, [&](int place, int piece, int) {
+    points.read(piece * 8, x);
+    put(place);
+  });
+  for_pieces(s, block, i, s.tile.nodes * s.tile.inner / 8, [&](int place, int piece, int) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) x[j] = points(piece * 8 + j);
+    put(place);
   });
   const uint32_t of_warp = warp_max(bits_of(greatest));
   if (s.at.lane == 0) atomicMax(&s.greatest_point(turn), of_warp);
@@ -196,13 +204,15 @@ MONARCH_DEVICE void unstage_columns(int turn, const Points& points, int block) {
   const float gain = static_cast<float>(s.tile.nodes / s.tile.head * s.tile.inner);
   const float back =
       gain * inverse_of_power(scale_for(s.greatest_point(turn))) * inverse_of_power(scale_for(s.greatest_bin(turn)));
-  const int eights = points.eights() / 8;
-  for_pieces(s, block, [&](int place, int piece, int) {
-    float x[8];
+  float x[8];
+  const int i = for_pieces(s, block, s.thread, points.eights() / 8, [&](int place, int piece, int) {
     take_piece(s.plane(0)[place], s.plane(1)[place], back, x);
-    if (piece < eights) return points.write(piece * 8, x);
+    points.write(piece * 8, x);
+  });
+  for_pieces(s, block, i, s.tile.nodes * s.tile.inner / 8, [&](int place, int piece, int) {
+    take_piece(s.plane(0)[place], s.plane(1)[place], back, x);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) points(piece * 8 + i, x[i]);
+    for (int j = 0; j < 8; ++j) points(piece * 8 + j, x[j]);
   });
   __syncthreads();
 }

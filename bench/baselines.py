@@ -50,6 +50,21 @@ def two_sided_conv(x: Tensor, filter: HyenaFilter) -> Tensor:
     return y + x * filter.bias[:, None]
 
 
+def separate_ops_mixer(
+    a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, spectrum: Tensor, residual: Tensor
+) -> Tensor:
+    """The M2-BERT mixer as separate PyTorch ops; filters as real FFTs of twice the length."""
+    H, L = u.shape[1:]
+    c = F.conv1d(a, weight[:, None], bias, padding=weight.shape[1] - 1, groups=3 * H)[..., :L]
+    x1, x2, v = c.split(H, dim=1)
+
+    def conv(x: Tensor, filter: Tensor) -> Tensor:
+        x = x.to(filter.dtype.to_real())
+        return torch.fft.irfft(torch.fft.rfft(x, n=2 * L) * filter, n=2 * L)[..., :L]
+
+    return (conv(v * x1, spectrum) * x2 + conv(u, residual)).to(u.dtype)
+
+
 def _published_layer(layer: M2BertLayer, u: Tensor) -> Tensor:
     mixer, mlp = layer.attention, layer.mlp
     H, L = u.shape[2], u.shape[1]

@@ -17,10 +17,20 @@ from torch import Tensor
 IMPORTANCE = (
     "test_prepared_filter_and_gates",
     "test_filter_in_every_call",
+    "test_peers",
     "test_against_flashfftconv",
     "test_backward",
     "test_mlp",
     "test_encoder",
+    "test_m2_mixer",
+    "test_depthwise_conv1d",
+    "test_blockdiag_matmul",
+    "test_monarch_matmul",
+    "test_other_forms",
+    "test_embed_document",
+    "test_mixed_lengths",
+    "test_training_step",
+    "test_overhead",
 )
 MEASURED: list[dict] = []  # the rows of this run
 DEADLINE, RECORD = pytest.StashKey[float](), pytest.StashKey[Record]()
@@ -33,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "quick: what is measured in five minutes, on two cores (-k 'cpu and quick')")
     minutes = config.getoption("--minutes")
     config.stash[DEADLINE] = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     try:
@@ -151,7 +162,9 @@ def compare(request: pytest.FixtureRequest, benchmark, device: torch.device, cei
 
 def _line(row: dict) -> str:
     ratio = f"x{row['ratio']:5.2f} ({row['quartiles'][0]:.2f} .. {row['quartiles'][1]:.2f})" if "ratio" in row else ""
-    line = f"{row['device']}  {row['problem']:44} {row['seconds'] * 1e3:8.2f} ms  {ratio:23} {row['baseline']:22}"
+    milliseconds = row["seconds"] * 1e3
+    digits = 2 if milliseconds >= 0.1 else 4
+    line = f"{row['device']}  {row['problem']:44} {milliseconds:9.{digits}f} ms  {ratio:23} {row['baseline']:22}"
     if "limit" in row:
         line += f"  {row['share of floor']:4.0%} of {row['limit']}"
     if row["peak MiB"]:

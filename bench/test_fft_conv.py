@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from measure import DEVICES
+from peers import PEERS, Peer
 from torch import Tensor
+from torch.nn import functional as F
 
 import monarch_ops as mo
 from monarch_ops import _C
@@ -23,6 +25,7 @@ SHAPES: dict[str, list[Shape]] = {
         (1, 768, 32768),
         (1, 64, 262144),
         (1, 8, 1048576),
+        (1, 2, 4194304),
     ],
     "cuda": [
         *((64, 768, 1 << n) for n in range(8, 16)),
@@ -33,12 +36,18 @@ SHAPES: dict[str, list[Shape]] = {
     ],
 }
 OWN_SHAPES = {"cpu": [(8, 768, 128), (1, 768, 4096), (1, 64, 262144)], "cuda": SHAPES["cuda"][2::3]}
+PEER_SHAPES = {"cpu": [(8, 768, 128), (4, 768, 1024), (1, 768, 8192), (1, 64, 262144)], "cuda": SHAPES["cuda"]}
+QUICK = [(8, 768, 128), (4, 768, 1024), (1, 768, 8192)]
 WIDEST = next(v["name"] for v in mo.variants() if v["available"] and v["device"] == "cpu")
 
 
 def over(shapes: dict[str, list[Shape]]) -> pytest.MarkDecorator:
     """Every device with its own shapes."""
-    pairs = [pytest.param(device, shape, id=f"{device}-{shape}") for device in DEVICES for shape in shapes[device]]
+    pairs = [
+        pytest.param(device, shape, id=f"{device}-{shape}", marks=[pytest.mark.quick] * (shape in QUICK))
+        for device in DEVICES
+        for shape in shapes[device]
+    ]
     return pytest.mark.parametrize(("device", "shape"), pairs, indirect=["device"])
 
 
@@ -105,6 +114,49 @@ def test_prepared_filter_and_gates(compare, device, shape, dtype):
     )
 
 
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+@over(PEER_SHAPES)
+def test_peers(compare, device, shape, peer: Peer):
+    """The filter is transformed in every call on both sides."""
+    if device.type not in peer.devices:
+        pytest.skip(f"{peer.name} does not run on {device.type}")
+    dtype = usual_dtype(device)
+    u, k, skip = problem(shape, device, 1, dtype)
+    compare(
+        f"fft_conv {shape}",
+        lambda: mo.fft_conv(u, k, skip=skip),
+        peer.make(u, k, skip),
+        peer.name,
+        exact(u, k, skip),
+        cost(shape, "from_taps", 0, dtype, device),
+    )
+
+
+@pytest.mark.parametrize("form", ["bidirectional", "circular"])
+@over({"cpu": [(4, 768, 1024), (1, 768, 8192), (1, 768, 32768)], "cuda": SHAPES["cuda"]})
+def test_other_forms(compare, device, shape, form):
+    """Two-sided filters, and the circular convolution of L points that FlashFFTConv's own table has."""
+    dtype = usual_dtype(device)
+    u, k, skip = problem(shape, device, 1, dtype)
+    k_rev = torch.randn_like(k) / shape[2] ** 0.5
+
+    def theirs(u: Tensor, k: Tensor, k_rev: Tensor, skip: Tensor) -> Tensor:
+        L = shape[2]
+        n = L if form == "circular" else 2 * L
+        taps = k if form == "circular" else F.pad(k, (0, L)) + F.pad(k_rev.flip(1), (L, 0))
+        y = torch.fft.irfft(torch.fft.rfft(u.to(k.dtype), n=n) * torch.fft.rfft(taps, n=n), n=n)[..., :L]
+        return (y + u * skip[:, None]).to(u.dtype)
+
+    options = {"circular": True} if form == "circular" else {"k_rev": k_rev}
+    compare(
+        f"fft_conv {shape} {form}",
+        lambda: mo.fft_conv(u, k, skip=skip, **options),
+        lambda: theirs(u, k, k_rev, skip),
+        "torch.fft",
+        theirs(*(t.double() for t in (u[:1], k, k_rev, skip))),
+    )
+
+
 @over({"cpu": [], "cuda": [shape for shape in SHAPES["cuda"] if shape[2] <= 1 << 21]})
 def test_against_flashfftconv(compare, device, shape):
     """The same causal, gated problem, for which it needs a transform of 2 L; filters are transformed in every call."""
@@ -122,7 +174,7 @@ def test_against_flashfftconv(compare, device, shape):
 
 
 @pytest.mark.parametrize("gates", [0, 2])
-@over({device: shapes[:-1] for device, shapes in SHAPES.items()})
+@over({"cpu": SHAPES["cpu"][:6], "cuda": SHAPES["cuda"][:-1]})
 def test_backward(compare, device, shape, gates):
     dtype = usual_dtype(device)
     u, pre, post, k, skip = problem(shape, device, 3, dtype)

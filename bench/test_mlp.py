@@ -10,7 +10,7 @@ import monarch_ops as mo
 
 
 @pytest.mark.parametrize("blocks", [blockdiag_bmm, blockdiag_einsum], ids=["bmm", "einsum"])
-@pytest.mark.parametrize("positions", [128, 512, 4096])
+@pytest.mark.parametrize("positions", [pytest.param(128, marks=pytest.mark.quick), 512, 4096])
 def test_mlp(compare, device, positions, blocks):
     x, w_in, w_out = (torch.randn(*s, device=device) for s in ((positions, 768), (4, 1536, 192), (4, 192, 768)))
     b_out, weight, bias = (torch.randn(768, device=device) for _ in range(3))

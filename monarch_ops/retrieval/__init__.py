@@ -5,6 +5,7 @@ M2-BERT is, so that ``SentenceTransformer(folder)`` reads a saved one. Needs the
 """
 
 try:
+    from .beir import RetrievalData, load_beir
     from .corpus import EmbedOptions, describe, embed_corpus
     from .documents import Document, InputError, Source
     from .embed import embed
@@ -27,6 +28,7 @@ __all__ = [
     "Encoder",
     "Hit",
     "InputError",
+    "RetrievalData",
     "Source",
     "Trainer",
     "TrainingOptions",
@@ -34,6 +36,7 @@ __all__ = [
     "describe",
     "embed",
     "embed_corpus",
+    "load_beir",
     "load_encoder",
     "ndcg",
     "orthogonal_projection_loss",

@@ -81,10 +81,10 @@ class Source:
             prefix = "" if self.path.is_file() else f"{file.relative_to(self.path).as_posix()}:"
             suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
             if suffix in JSONL or suffix in PARQUET:
-                rows = _objects(file) if suffix in JSONL else self._rows(file)
+                rows = json_lines(file) if suffix in JSONL else self._rows(file)
                 yield from self._records(rows, prefix)
             elif self.per_line if self.per_line is not None else self.path.is_file():
-                yield from (Document(f"{prefix}{n}", line) for n, line in _lines(file))
+                yield from (Document(f"{prefix}{n}", line) for n, line in text_lines(file))
             else:
                 yield Document(prefix[:-1] or file.name, _whole(file))
 
@@ -101,10 +101,7 @@ class Source:
                 raise InputError(f"ids of documents must differ, got {document.id!r} twice in {self.path}")
             seen.add(document.id)
             characters += len(document.text)
-            try:
-                digest.update(f"{document.id}\0{document.text}\0".encode())
-            except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-                raise InputError(f"document {document.id!r} in {self.path} must be Unicode text: {error}") from error
+            digest.update(f"{document.id}\0{document.text}\0".encode())
         if not seen:
             raise InputError(f"the input must hold at least one document, got {self.path}, which is empty")
         return Corpus(len(seen), characters, digest.hexdigest())
@@ -131,17 +128,22 @@ class Source:
         for i, (place, number, row) in enumerate(rows):
             if i == 0 and id_field is None:
                 id_field = next((name for name in ID_FIELDS if name in row), None)
-            texts = [_field(row, name, place, str) for name in self.fields]
-            id = f"{prefix}{number}" if id_field is None else str(_field(row, id_field, place, str | int))
+            texts = [read_field(row, name, place, str) for name in self.fields]
+            id = f"{prefix}{number}" if id_field is None else str(read_field(row, id_field, place, str | int))
             yield Document(id, " ".join(texts))
 
 
-def _field(row: dict[str, Any], name: str, place: str, kind: Any) -> Any:
+def read_field(row: dict[str, Any], name: str, place: str, kind: Any) -> Any:
+    """The value of a field that must be there, of type `kind`: str, or str | int."""
     if name not in row:
         raise InputError(f"{place}: must have a field {name!r}, got {sorted(row)}")
     if not isinstance(row[name], kind) or isinstance(row[name], bool):
         wanted = "a string" if kind is str else "a string or an integer"
         raise InputError(f"{place}: field {name!r} must be {wanted}, got {json.dumps(row[name], default=str)[:80]}")
+    try:
+        str(row[name]).encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise InputError(f"{place}: field {name!r} must be Unicode text: {error}") from error
     return row[name]
 
 
@@ -166,7 +168,7 @@ def _whole(file: Path) -> str:
         return _decoded(opened.read(), str(file))
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
+def text_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Number, from 1, and text of each line that is not empty."""
     with _opened(file) as opened:
         for number, line in enumerate(opened, 1):
@@ -175,9 +177,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def _objects(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def json_lines(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Of a JSONL file: place, number and fields of each line."""
-    for number, line in _lines(file):
+    for number, line in text_lines(file):
         place = f"{file}, line {number}"
         try:
             row = json.loads(line)

@@ -6,7 +6,7 @@ M2-BERT is, so that ``SentenceTransformer(folder)`` reads a saved one. Needs the
 
 try:
     from .beir import RetrievalData, load_beir
-    from .corpus import EmbedOptions, describe, embed_corpus
+    from .corpus import EmbedOptions, describe, embed_corpus, progress_bars
     from .documents import Document, InputError, Source
     from .embed import embed
     from .encoder import Encoder, load_encoder
@@ -40,6 +40,7 @@ __all__ = [
     "load_encoder",
     "ndcg",
     "orthogonal_projection_loss",
+    "progress_bars",
     "search",
     "train_tokenizer",
 ]

@@ -29,6 +29,8 @@ Field = Annotated[
 IdField = Annotated[str | None, typer.Option(help="JSONL, Parquet: the id; default: _id, id, or the line's number.")]
 Prompt = Annotated[str | None, typer.Option(help="Put before every text; default: the model's own, if it has one.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU when there is one.")]
+TokensPerBatch = Annotated[int, typer.Option(min=1, help="Tokens to embed at a time, padding included.")]
+Window = Annotated[int, typer.Option(min=1, help="Characters to embed before they are written.")]
 
 
 @commands.command()
@@ -45,8 +47,8 @@ def embed(
     glob: Annotated[str, typer.Option(help="Which files of a folder.")] = "*",
     prompt: Prompt = None,
     normalize: Annotated[bool, typer.Option(help="Unit vectors.")] = True,
-    tokens_per_batch: Annotated[int, typer.Option(min=1, help="Tokens to embed at a time, padding included.")] = 8192,
-    window: Annotated[int, typer.Option(min=1, help="Characters to embed before they are written.")] = 2_000_000,
+    tokens_per_batch: TokensPerBatch = 8192,
+    window: Window = 2_000_000,
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an output that exists.")] = False,
@@ -135,7 +137,8 @@ def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for embeddings and results.json.")] = Path(
         "eval_output"
     ),
-    tokens_per_batch: Annotated[int, typer.Option(min=1, help="Tokens to embed at a time, padding included.")] = 8192,
+    tokens_per_batch: TokensPerBatch = 8192,
+    window: Window = 2_000_000,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
@@ -145,7 +148,7 @@ def evaluate(
     """
     retrieval = _retrieval()
     evaluation = extra("..retrieval.evaluation")
-    options = evaluation.ModelOptions(max_length, device, tokens_per_batch)
+    options = evaluation.ModelOptions(max_length, device, tokens_per_batch, window)
     try:
         sets = [each for name in data for each in evaluation.read_data(name, split, locov1)]
         rankers = evaluation.make_rankers(model, output / "embeddings", options, chunks or ["none"])

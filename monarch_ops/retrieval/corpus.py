@@ -67,7 +67,7 @@ def describe(model: SentenceTransformer, folder: str | Path) -> dict[str, Any]:
     """What a manifest says about the model that made the embeddings."""
     longest = model.max_seq_length if counts_tokens(model) else None
     return {
-        "model": str(Path(folder).resolve()),
+        "model": str(Path(folder).resolve() if Path(folder).is_dir() else folder),
         "model_sha256": fingerprint(model),
         "dim": dimension(model),
         "similarity": model.similarity_fn_name,

@@ -41,12 +41,23 @@ class ModelOptions:
     window: int = 2_000_000
 
 
+def check_name(name: str) -> None:
+    """
+    Raises:
+        InputError: a model cannot have this name.
+    """
+    if name != MINILM and not Path(name).is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+        wanted = f"bm25, oracle, {MINILM}, a folder with a model, or a name on the Hugging Face hub such as org/name"
+        raise InputError(f"a model must be {wanted}; got {name}")
+
+
 def load_model(name: str, options: ModelOptions = ModelOptions()) -> SentenceTransformer:
     """A model by its folder (see :func:`load_encoder`), as "minilm", or by its name on the Hugging Face hub.
 
     Raises:
         InputError: there is no such model, or it is shorter than `max_length`.
     """
+    check_name(name)
     if name == MINILM:
         model = load_encoder(_minilm(), options.device)
     elif Path(name).is_dir():
@@ -55,8 +66,9 @@ def load_model(name: str, options: ModelOptions = ModelOptions()) -> SentenceTra
         try:
             model = SentenceTransformer(name, device=options.device)
         except (OSError, ValueError) as error:
-            wanted = f"bm25, oracle, {MINILM}, a folder with a model, or the name of one on the Hugging Face hub"
-            raise InputError(f"a model must be {wanted}, got {name}: {error}") from error
+            raise InputError(
+                f"{name} must be a folder, or on the Hugging Face hub and that in reach: {error}"
+            ) from error
     if options.max_length is not None:
         longest = getattr(model.config, "max_position_embeddings", None) or np.inf
         if options.max_length > longest:
@@ -93,7 +105,7 @@ class Embedder:
         self.longest: int | None = self.model.max_seq_length if counts_tokens(self.model) else None
         cosine = self.model.similarity_fn_name == "cosine"  # a mean of chunks is one of directions
         self._options = EmbedOptions(normalize=cosine, tokens_per_batch=options.tokens_per_batch, window=options.window)
-        self._about = describe(self.model, MINILM if name == MINILM else name) | {"normalized": cosine}
+        self._about = describe(self.model, _minilm() if name == MINILM else name) | {"normalized": cosine}
         self._counts: dict[tuple[str, Task], NDArray[np.int64] | None] = {}
 
     def tokens(self, data: RetrievalData, task: Task, progress: Progress) -> NDArray[np.int64] | None:

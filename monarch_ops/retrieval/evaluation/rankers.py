@@ -19,7 +19,7 @@ from ..ranking import Run, bm25
 from ..search import best
 from .chunks import by_document
 from .lengths import Lengths
-from .models import Embedder, ModelOptions
+from .models import Embedder, ModelOptions, check_name
 
 DEPTH = 100  # documents that are ranked for a query
 Chunking = Literal["none", "mean", "max"]
@@ -95,7 +95,8 @@ class Dense(Ranker):
         if self.embedder.longest is None:
             return self.model
         tokens = f"{self.embedder.longest:,}"
-        return f"{self.model}, {tokens} tokens" if self.chunks == "none" else f"{self.model}, {self.chunks} of {tokens}"
+        part = "" if self.chunks == "none" else f"{self.chunks} of "
+        return f"{self.model}, {part}{tokens} tokens"
 
     def rank(self, data: RetrievalData, progress: Progress) -> Ranked:
         """As facts: max_length; document_tokens and query_tokens, which are lengths; longer_documents, how many have
@@ -135,10 +136,20 @@ def make_rankers(
     Args:
         folder: for embeddings.
         chunks: every model once with each.
+
+    Raises:
+        InputError: a name can be none of these, at once; a model cannot be used, when its turn comes.
     """
+    for name in names:
+        if name not in (BM25.model, Oracle.model):
+            check_name(name)
     unknown = [kind for kind in chunks if kind not in get_args(Chunking)]
     if unknown or not chunks:
         raise InputError(f"chunks must be {', '.join(get_args(Chunking))}; got {', '.join(unknown) or 'nothing'}")
+    return _rankers(names, folder, options, chunks)
+
+
+def _rankers(names: Sequence[str], folder: Path, options: ModelOptions, chunks: Sequence[Chunking]) -> Iterator[Ranker]:
     for name in names:
         if name == BM25.model:
             yield BM25()

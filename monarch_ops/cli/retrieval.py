@@ -16,7 +16,8 @@ from .common import extra, refuse
 commands = typer.Typer()
 
 
-def _retrieval() -> ModuleType:
+def load_retrieval() -> ModuleType:
+    """monarch_ops.retrieval, without the progress bars of transformers."""
     retrieval = extra("..retrieval")
     importlib.import_module("transformers.utils.logging").disable_progress_bar()
     return retrieval
@@ -58,7 +59,7 @@ def embed(
     Documents are read as they are needed. Stopped at any point, the same command with --resume goes on, and what comes
     out is the same.
     """
-    retrieval = _retrieval()
+    retrieval = load_retrieval()
     options = retrieval.EmbedOptions(prompt, normalize, tokens_per_batch, window)
     try:
         documents = retrieval.Source(source, tuple(field or ["text"]), id_field, per_line, glob)
@@ -90,7 +91,7 @@ def search(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for what is found.")] = None,
 ) -> None:
     """Find the documents nearest to a query."""
-    retrieval = _retrieval()
+    retrieval = load_retrieval()
     asked = [retrieval.Document(str(n), text) for n, text in enumerate(query or [], 1)]
     try:
         if queries is not None:
@@ -101,66 +102,6 @@ def search(
             output.write_text(text + "\n", "utf-8")
     except (retrieval.InputError, OSError) as error:
         refuse(error)
-    if as_json:
-        typer.echo(text)
-    else:
-        for part in found.rendered():
-            Console().print(part)
-
-
-@commands.command(name="eval")
-def evaluate(
-    data: Annotated[
-        list[str],
-        typer.Option(help="A BEIR folder, locov1 (all 12 tasks) or locov1:qmsum,gov_report; may be given again."),
-    ],
-    model: Annotated[
-        list[str],
-        typer.Option(
-            help="bm25, oracle, minilm (all-MiniLM-L6-v2), a folder with a model, or a name on the Hugging Face hub; "
-            "given again, they are compared."
-        ),
-    ],
-    split: Annotated[str | None, typer.Option(help="Of a BEIR folder; default: the only one.")] = None,
-    locov1: Annotated[
-        Path | None, typer.Option(help="Folder with a copy of LoCoV1; default: the Hugging Face hub.")
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a text, or of a chunk; default: each model's own maximum.")
-    ] = None,
-    chunks: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="none: long documents are cut; mean, max: over their chunks. Given again, they are compared."
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for embeddings and results.json.")] = Path(
-        "eval_output"
-    ),
-    tokens_per_batch: TokensPerBatch = 8192,
-    window: Window = 2_000_000,
-    device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
-) -> None:
-    """Measure how well models rank the documents of a benchmark: nDCG, and how long texts are.
-
-    Stopped at any point, the same command goes on: embeddings are kept in the output folder, and used again.
-    """
-    retrieval = _retrieval()
-    evaluation = extra("..retrieval.evaluation")
-    options = evaluation.ModelOptions(max_length, device, tokens_per_batch, window)
-    try:
-        sets = [each for name in data for each in evaluation.read_data(name, split, locov1)]
-        rankers = evaluation.make_rankers(model, output / "embeddings", options, chunks or ["none"])
-        with retrieval.progress_bars() as progress:
-            found = evaluation.evaluate(sets, rankers, progress)
-        text = json.dumps(found.as_json(), indent=1, ensure_ascii=False)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "results.json").write_text(text + "\n", "utf-8")
-    except (retrieval.InputError, OSError) as error:
-        refuse(error)
-    except KeyboardInterrupt:
-        refuse(RuntimeError("stopped; the same command goes on from here"))
     if as_json:
         typer.echo(text)
     else:

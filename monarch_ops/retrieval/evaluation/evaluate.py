@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from ... import _C
+from ...version import __version__
 from ..beir import RetrievalData, load_beir
 from ..documents import InputError
 from ..ranking import ndcg_of_run
@@ -38,6 +41,15 @@ def read_data(name: str, split: str | None = None, locov1: str | Path | None = N
     if first == LOCOV1:
         return load_locov1(tasks.split(",") if colon else TASKS, locov1)
     return [load_beir(name, split)]
+
+
+def machine() -> dict[str, Any]:
+    """Where a time was taken, as far as the CPU matters."""
+    return {
+        "version": __version__,
+        "cpu_instruction_set": _C.build_info()["cpu_isa"],
+        "threads": torch.get_num_threads(),
+    }
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,8 @@ class Evaluation:
         }
 
     def as_json(self) -> dict[str, Any]:
-        return {"data": self.data, "rows": [row.as_json() for row in self.rows], "averages": self.averages()}
+        measured = {"data": self.data, "rows": [row.as_json() for row in self.rows], "averages": self.averages()}
+        return machine() | measured
 
     def rendered(self) -> Iterator[RenderableType]:
         """For the terminal: lengths, nDCG of every task when there are several, nDCG at all cutoffs, and remarks."""
@@ -149,6 +162,8 @@ def evaluate(data: Sequence[RetrievalData], rankers: Iterable[Ranker], progress:
             start = time.perf_counter()
             ranked = ranker.rank(each, progress)
             seconds = time.perf_counter() - start
+            for bar in progress.task_ids:  # what is done makes room
+                progress.remove_task(bar)
             per_query = ndcg_of_run(each.qrels, ranked.run, CUTOFFS)
             mean = {k: float(np.mean([measured[k] for measured in per_query.values()])) for k in CUTOFFS}
             evaluation.rows.append(

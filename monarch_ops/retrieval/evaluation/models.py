@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -70,13 +71,18 @@ def load_model(name: str, options: ModelOptions = ModelOptions()) -> SentenceTra
                 f"{name} must be a folder, or on the Hugging Face hub and that in reach: {error}"
             ) from error
     if options.max_length is not None:
-        longest = getattr(model.config, "max_position_embeddings", None) or np.inf
+        longest = longest_input(model)
         if options.max_length > longest:
             raise InputError(
                 f"{name}: the length must be at most the model's {longest:,} tokens, got {options.max_length:,}"
             )
         model.max_seq_length = options.max_length
     return model
+
+
+def longest_input(model: SentenceTransformer) -> float:
+    """The tokens that a model can take at most, infinity when there is no end."""
+    return getattr(model.config, "max_position_embeddings", None) or math.inf
 
 
 def _minilm() -> Path:
@@ -117,7 +123,6 @@ class Embedder:
             for window in windows(texts, self._options):
                 found.append(token_counts(self.model, [document.text for document in window], prompt))
                 progress.advance(bar, len(window))
-            progress.remove_task(bar)
             self._counts[key] = np.concatenate(found)
         return self._counts.get(key)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
@@ -99,21 +100,29 @@ class Dense(Ranker):
         return f"{self.model}, {part}{tokens} tokens"
 
     def rank(self, data: RetrievalData, progress: Progress) -> Ranked:
-        """As facts: max_length; document_tokens and query_tokens, which are lengths; longer_documents, how many have
-        more than max_length; texts, how many were embedded for the documents."""
+        """As facts: device; max_length; document_tokens and query_tokens, which are lengths; longer_documents, how many
+        have more than max_length; texts, how many were embedded for the documents."""
         embedder = self.embedder
         asked, _ = embedder.embed(data, "query", progress)
         found, reused = embedder.embed(data, "document", progress, chunked=self.chunks != "none")
         queries = np.concatenate([vectors for _, vectors in asked.blocks()])
         hits = best(self._blocks(torch.from_numpy(queries), found.blocks()), len(queries), DEPTH)
         run = {query: dict(row) for query, row in zip(data.queries, hits, strict=True)}
-        facts: dict[str, Any] = {"max_length": embedder.longest, "texts": found.manifest()["count"]}
+        facts: dict[str, Any] = {"device": str(embedder.model.device), "max_length": embedder.longest}
+        facts["texts"] = found.manifest()["count"]
         tokens = {task: embedder.tokens(data, task, progress) for task in ("document", "query")}
         for task, counts in tokens.items():
             facts[f"{task}_tokens"] = None if counts is None else Lengths.of(counts).as_json()
         counts, longest = tokens["document"], embedder.longest
         facts["longer_documents"] = None if counts is None or longest is None else int((counts > longest).sum())
         return Ranked(run, facts, reused)
+
+    def document_vectors(self, data: RetrievalData, progress: Progress) -> NDArray[np.float32]:
+        """(N, H): one of each document; with chunks their mean."""
+        blocks = self.embedder.embed(data, "document", progress, chunked=self.chunks != "none")[0].blocks()
+        if self.chunks == "none":
+            return np.concatenate([vectors for _, vectors in blocks])
+        return np.concatenate([chunks.mean() for chunks in by_document(blocks)])
 
     def _blocks(self, queries: Tensor, blocks: Any) -> Iterator[tuple[Sequence[str], Tensor]]:
         similarity = self.embedder.model.similarity

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from .common import extra, refuse
 from .retrieval import Device, TokensPerBatch, Window, load_retrieval
@@ -51,9 +53,6 @@ def _stoppable() -> Iterator[None]:
         yield
     except (load_retrieval().InputError, OSError) as error:
         refuse(error)
-    except ImportError as error:  # of what draws and clusters
-        needed = "pip install --no-build-isolation 'monarch-ops[eval]'"
-        refuse(RuntimeError(f"this needs {error.name}: {needed}"))
     except KeyboardInterrupt:
         refuse(RuntimeError("stopped; the same command goes on from here"))
 
@@ -107,7 +106,7 @@ def _save_curves(output: Path, name: str, curves: list[Any], **form: bool) -> No
     """Write JSON and PNG, and show tables."""
     file = output / f"{name}.png"
     _write(file.with_suffix(".json"), [each.as_json() for each in curves])
-    extra("..retrieval.evaluation.curves").draw(curves, file, **form)
+    extra("..retrieval.analysis").draw(curves, file, **form)
     for each in curves:
         Console().print(each.table())
     typer.echo(f"{file} and {file.with_suffix('.json').name}")
@@ -129,7 +128,7 @@ def lengths(
     device: Device = None,
 ) -> None:
     """nDCG@10 by the length of the relevant document."""
-    evaluation, analyses = extra("..retrieval.evaluation"), extra("..retrieval.evaluation.analyses")
+    evaluation, analysis = extra("..retrieval.evaluation"), extra("..retrieval.analysis")
     options = evaluation.ModelOptions(max_length, device, tokens_per_batch)
     with _stoppable():
         sets = _read(data, split, locov1)
@@ -137,7 +136,7 @@ def lengths(
         with load_retrieval().progress_bars() as progress:
             found = evaluation.evaluate(sets, rankers, progress)
         _save_curves(
-            output, "lengths", [analyses.by_length(sets, found, sorted({*(edge or analyses.EDGES)}))], bars=True
+            output, "lengths", [analysis.by_length(sets, found, sorted({*(edge or analysis.EDGES)}))], bars=True
         )
 
 
@@ -157,14 +156,14 @@ def needle(
     device: Device = None,
 ) -> None:
     """nDCG@10 when the passage with the answer is at each place of a long document made of other passages."""
-    evaluation, analyses = extra("..retrieval.evaluation"), extra("..retrieval.evaluation.analyses")
+    evaluation, analysis = extra("..retrieval.evaluation"), extra("..retrieval.analysis")
     options = evaluation.ModelOptions(max_length, device, tokens_per_batch)
     sizes = {"positions": positions, "queries": queries, "words": words}
     with _stoppable():
         for each in _read(data, split, locov1):
             rankers = evaluation.make_rankers(models, output / "embeddings", options, chunks or ["none"])
             with load_retrieval().progress_bars() as progress:
-                found = analyses.by_position(each, rankers, progress, **sizes)
+                found = analysis.by_position(each, rankers, progress, **sizes)
             _save_curves(output, f"needle-{each.name.replace('/', '-').replace(':', '-')}", [found])
 
 
@@ -180,13 +179,13 @@ def tokens(
     device: Device = None,
 ) -> None:
     """nDCG@10, tokens per second and memory when documents are cut to so many tokens."""
-    evaluation, analyses = extra("..retrieval.evaluation"), extra("..retrieval.evaluation.analyses")
+    evaluation, analysis = extra("..retrieval.evaluation"), extra("..retrieval.analysis")
     options = evaluation.ModelOptions(None, device, tokens_per_batch)
     with _stoppable():
         sets = _read(data, split, locov1)
         with load_retrieval().progress_bars() as progress:
-            found = analyses.by_tokens(
-                sets, models, sorted({*(length or analyses.LENGTHS)}), output / "embeddings", options, progress
+            found = analysis.by_tokens(
+                sets, models, sorted({*(length or analysis.LENGTHS)}), output / "embeddings", options, progress
             )
         _save_curves(output, "tokens", found, log=True)
 
@@ -204,14 +203,18 @@ def clusters(
     device: Device = None,
 ) -> None:
     """Whether k-means puts the documents of several sets of data apart: v-measure, and a map of them."""
-    evaluation, clustering = extra("..retrieval.evaluation"), extra("..retrieval.evaluation.clustering")
+    evaluation, analysis = extra("..retrieval.evaluation"), extra("..retrieval.analysis")
     options = evaluation.ModelOptions(max_length, device, tokens_per_batch)
     with _stoppable():
         sets = _read(data, split, locov1)
         rankers = evaluation.make_rankers(models, output / "embeddings", options, chunks or ["none"])
         with load_retrieval().progress_bars() as progress:
-            found = clustering.cluster(sets, rankers, progress)
+            found = analysis.cluster(sets, rankers, progress)
         _write(output / "clusters.json", [each.as_json() for each in found])
-        clustering.draw_clusters(found, output / "clusters.png")
-    Console().print(clustering.table(found))
+        analysis.draw_clusters(found, output / "clusters.png")
+    table = Table("", "v-measure", "homogeneity", "completeness")
+    for each in found:
+        numbers = (each.v_measure, each.homogeneity, each.completeness)
+        table.add_row(escape(each.label), *(f"{number:.3f}" for number in numbers))
+    Console().print(table)
     typer.echo(f"{output / 'clusters.png'} and clusters.json")

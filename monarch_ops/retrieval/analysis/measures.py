@@ -15,11 +15,11 @@ from rich.progress import Progress
 from ..beir import RetrievalData
 from ..documents import InputError
 from ..embed import embed, token_counts
+from ..evaluation.evaluate import MAIN, Evaluation, evaluate
+from ..evaluation.models import Embedder, ModelOptions, load_model, longest_input
+from ..evaluation.rankers import Dense, Ranker
 from .curves import Curves
-from .evaluate import MAIN, Evaluation, evaluate
-from .models import Embedder, ModelOptions, load_model, longest_input
 from .needle import chance_ndcg, needle_data
-from .rankers import Dense, Ranker
 
 EDGES = (1_500, 6_000, 24_000)  # words: about the 2k, 8k and 32k tokens of the paper
 LENGTHS = (128, 2_048, 8_192, 32_768)  # tokens

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from sklearn.cluster import KMeans
+from sklearn.manifold import TSNE
+from sklearn.metrics import homogeneity_completeness_v_measure
 
 from ..beir import RetrievalData
 from ..documents import InputError
-from .rankers import Dense, Ranker
+from ..evaluation.rankers import Dense, Ranker
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,7 @@ def cluster(
 
     Raises:
         InputError: there is only one set of data, or a ranker has no vector per document.
-        ImportError: scikit-learn is missing.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.manifold import TSNE
-    from sklearn.metrics import homogeneity_completeness_v_measure
-
     if len(data) < 2:
         raise InputError(f"clusters need at least two sets of data, got {len(data)}")
     sources = np.repeat(np.arange(len(data)), [len(each.documents) for each in data])
@@ -79,21 +77,8 @@ def cluster(
     return found
 
 
-def table(found: Sequence[Clustering]) -> Table:
-    made = Table("", "v-measure", "homogeneity", "completeness")
-    for each in found:
-        numbers = (each.v_measure, each.homogeneity, each.completeness)
-        made.add_row(escape(each.label), *(f"{number:.3f}" for number in numbers))
-    return made
-
-
 def draw_clusters(found: Sequence[Clustering], file: Path) -> None:
     """Write a PNG with the documents of every model in the plane, coloured by where they are from."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
-
     colours = matplotlib.colormaps["tab10" if len(found[0].names) <= 10 else "tab20"]
     figure = Figure(figsize=(5 * len(found), 5.4), layout="constrained", dpi=120)
     for axes, each in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):

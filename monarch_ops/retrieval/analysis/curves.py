@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
@@ -56,15 +57,7 @@ def draw(curves: Sequence[Curves], file: Path, *, bars: bool = False, log: bool 
     Args:
         bars: instead of lines.
         log: whether places are numbers on a logarithmic scale.
-
-    Raises:
-        ImportError: matplotlib is missing.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(max(7, 5 * len(curves)), 4.6), layout="constrained", dpi=120)
     for axes, each in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
         for number, (label, line) in enumerate(each.lines.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from typer.testing import CliRunner, Result
 
 from monarch_ops import cli
 from monarch_ops.retrieval import InputError, RetrievalData, ndcg
-from monarch_ops.retrieval.evaluation import Oracle, analyses, clustering, evaluate
-from monarch_ops.retrieval.evaluation.needle import chance_ndcg, needle_data, split_passages
+from monarch_ops.retrieval.analysis import by_length, chance_ndcg, cluster, needle_data, split_passages
+from monarch_ops.retrieval.evaluation import Dense, Oracle, evaluate
 from monarch_ops.retrieval.evaluation.rankers import Ranked, Ranker
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,6 +73,17 @@ class First(Ranker):
         return Ranked({query: {id: float(-i) for i, id in enumerate(sorted(data.documents))} for query in data.queries})
 
 
+@pytest.mark.parametrize("module", ["sklearn.manifold", "matplotlib.figure"])
+def test_the_extra_that_is_missing_is_named_before_any_work(module, monkeypatch, tmp_path):
+    for name in [name for name in sys.modules if name.startswith("monarch_ops.retrieval.analysis")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    done = run("needle", "--data", tmp_path / "gone", "--model", "bm25")
+    assert done.exit_code == 2
+    message = " ".join(done.stderr.replace("│", " ").split())
+    assert f"needs {module}: pip install --no-build-isolation 'monarch-ops[eval]'" in message
+
+
 def test_buckets_hold_the_queries_of_documents_of_their_length():
     data = RetrievalData(
         "mixed",
@@ -81,7 +93,7 @@ def test_buckets_hold_the_queries_of_documents_of_their_length():
         {"p": {"a": 1}, "q": {"b": 2, "d": 0}, "r": {"c": 1, "d": 1}, "s": {"a": 1}},
     )
     found = evaluate([data], [First(), Oracle()], Progress(disable=True))
-    curves = analyses.by_length([data], found, (10, 100, 1000))
+    curves = by_length([data], found, (10, 100, 1000))
     assert curves.x == ["below 10\n(2 queries)", "10 to 99\n(1 queries)", "100 to 999\n(1 queries)",
                         "1,000 and more\n(0 queries)"]  # fmt: skip
     assert curves.lines["oracle"] == [1.0, 1.0, 1.0, None]
@@ -89,7 +101,7 @@ def test_buckets_hold_the_queries_of_documents_of_their_length():
     assert curves.lines["first"][:2] == pytest.approx([1.0, per_query["q"][10]])
     for edges in ((10, 10), (0, 10), (20, 10)):
         with pytest.raises(InputError, match="edges of buckets must be positive and rise"):
-            analyses.by_length([data], found, edges)
+            by_length([data], found, edges)
 
 
 def test_passages_have_so_many_words():
@@ -204,7 +216,7 @@ def test_v_measure_is_that_of_the_definition():
     axes = np.eye(2, dtype=np.float32)
     vectors = {"a": axes[[0, 0, 0, 1]], "b": axes[[1, 1, 1, 1]]}
 
-    class Known(clustering.Dense):
+    class Known(Dense):
         def __init__(self) -> None:
             self.model, self.chunks = "known", "none"
 
@@ -214,7 +226,7 @@ def test_v_measure_is_that_of_the_definition():
             return vectors[data.name] + 0.01 * np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32)
 
     sets = [RetrievalData(name, {str(i): "" for i in range(4)}, {}, {}) for name in "ab"]
-    found = clustering.cluster(sets, [Known()], Progress(disable=True))[0]
+    found = cluster(sets, [Known()], Progress(disable=True))[0]
 
     def entropy(*counts: int) -> float:
         shares = np.array(counts) / sum(counts)

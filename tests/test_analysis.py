@@ -179,6 +179,7 @@ def test_tokens_command(model, tmp_path):
         assert values[2] is None  # longer than the model
         assert min(values[:2]) >= 0
     assert min(speed["lines"][str(model)][:2]) > 100
+    assert max(memory["lines"][str(model)][:2]) > 0.1
     alone = CliRunner().invoke(cli.app, ["eval", "--data", str(folder), "--model", str(model), "--max-length", "16",
                                          "-o", str(tmp_path / "out"), "--json"])  # fmt: skip
     row = json.loads(alone.stdout)["rows"][0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -13,8 +15,9 @@ import torch
 from rich.progress import Progress
 
 from ..beir import RetrievalData
-from ..documents import InputError
+from ..documents import Document, InputError
 from ..embed import embed, token_counts
+from ..evaluation.chunks import split_documents
 from ..evaluation.evaluate import MAIN, Evaluation, evaluate
 from ..evaluation.models import Embedder, ModelOptions, load_model, longest_input
 from ..evaluation.rankers import Dense, Ranker
@@ -98,7 +101,8 @@ def by_tokens(
     """nDCG@10, tokens per second and memory when documents are cut to so many tokens.
 
     Nothing is measured where a length is more than a model takes. Speed and memory are those of one batch of the
-    longest documents, after another to warm up; the memory is what the batch needs beyond the model.
+    beginnings of the longest documents, tokenized and embedded after another to warm up; the memory is what that needs
+    beyond the model's weights.
 
     Args:
         lengths: in tokens.
@@ -113,13 +117,13 @@ def by_tokens(
         for table in (quality, speed, memory):
             table[name] = [None] * len(lengths)
         for i, length in enumerate(lengths):
-            if length > most:
-                continue
-            embedder = Embedder(name, folder, replace(options, max_length=length))
-            found = evaluate(data, [Dense(embedder)], progress)
-            quality[name][i] = next(iter(found.averages().values()))[MAIN]
-            texts = longest[: max(1, options.tokens_per_batch // length)]
-            speed[name][i], memory[name][i] = _measure(embedder, texts, options)
+            if length <= most:
+                embedder = Embedder(name, folder, replace(options, max_length=length))
+                texts = longest[: max(1, options.tokens_per_batch // length)]
+                speed[name][i], memory[name][i] = _measure(embedder, texts, options)
+                found = evaluate(data, [Dense(embedder)], progress)
+                quality[name][i] = next(iter(found.averages().values()))[MAIN]
+                del embedder  # or the next model is loaded beside it
     places = list(lengths)
     return [
         Curves("Quality", "tokens read of a document", f"nDCG@{MAIN}", places, quality, top=1.02),
@@ -129,24 +133,27 @@ def by_tokens(
 
 
 def _measure(embedder: Embedder, texts: list[str], options: ModelOptions) -> tuple[float, float]:
-    """Tokens per second, and MiB at the peak, of embedding these texts."""
+    """Tokens per second, and MiB at the peak, of embedding as much of these texts as the model takes."""
     model = embedder.model
-    counts = token_counts(model, texts)
-    embed(model, texts, counts=counts, tokens_per_batch=options.tokens_per_batch)
+    texts = [next(split_documents(model, [Document("", text)])).text for text in texts]
+    tokens = int(token_counts(model, texts).sum())
     cuda = model.device.type == "cuda"
     before = _start_of_peak(cuda)
-    start = time.perf_counter()
-    embed(model, texts, counts=counts, tokens_per_batch=options.tokens_per_batch)
-    seconds = time.perf_counter() - start
+    for _ in range(2):  # the first is slow, and leaves filters or the like for the second
+        start = time.perf_counter()
+        embed(model, texts, tokens_per_batch=options.tokens_per_batch)
+        seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")
-    return float(np.minimum(counts, model.max_seq_length or np.inf).sum()) / seconds, (peak - before) / 2**20
+    return tokens / seconds, max(0, peak - before) / 2**20
 
 
 def _start_of_peak(cuda: bool) -> int:
     """Bytes in use; the greatest number of them is counted anew from here."""
+    gc.collect()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed would be used again unseen
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

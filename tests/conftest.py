@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--parity-dir", type=Path, help="folder of M2-BERT parity cases (default: ../shared/parity, else tests/data)"
     )
+    parser.addoption("--data-dir", type=Path, help="folder with folders of retrieval data (default: ../shared/data)")
     parser.addoption("--device", default="cuda", help="where tests/test_cuda.py runs: cuda, or cpu to try the tests")
 
 
@@ -36,6 +37,10 @@ def parity_dir(config: pytest.Config) -> Path:
     if chosen is not None:
         return chosen
     return SHARED / "parity" if (SHARED / "parity").is_dir() else HERE / "data" / "parity"
+
+
+def data_dir(config: pytest.Config) -> Path:
+    return config.getoption("--data-dir") or SHARED / "data"
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -133,7 +133,7 @@ BAD = {
         b'{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n',
         "ids of documents must differ, got 'x' twice in",
     ),
-    "half.jsonl": (b'{"id": "x", "text": "\\ud800"}\n', "document 'x' in"),
+    "half.jsonl": (b'{"id": "x", "text": "\\ud800"}\n', "half.jsonl, line 1: field 'text' must be Unicode text"),
     "latin.txt": (b"one\ncaf\xe9\n", "latin.txt, line 2: must be UTF-8 text, got byte 0xe9 at 3"),
     "empty.txt": (b"\n \n", "the input must hold at least one document, got"),
     "broken.txt.gz": (b"no", "broken.txt.gz: must be a gzip file, got a broken one"),

@@ -5,7 +5,8 @@ M2-BERT is, so that ``SentenceTransformer(folder)`` reads a saved one. Needs the
 """
 
 try:
-    from .corpus import EmbedOptions, describe, embed_corpus
+    from .beir import RetrievalData, load_beir
+    from .corpus import EmbedOptions, describe, embed_corpus, progress_bars
     from .documents import Document, InputError, Source
     from .embed import embed
     from .encoder import Encoder, load_encoder
@@ -27,6 +28,7 @@ __all__ = [
     "Encoder",
     "Hit",
     "InputError",
+    "RetrievalData",
     "Source",
     "Trainer",
     "TrainingOptions",
@@ -34,9 +36,11 @@ __all__ = [
     "describe",
     "embed",
     "embed_corpus",
+    "load_beir",
     "load_encoder",
     "ndcg",
     "orthogonal_projection_loss",
+    "progress_bars",
     "search",
     "train_tokenizer",
 ]

@@ -24,7 +24,7 @@ from sentence_transformers import SentenceTransformer
 
 from ..version import __version__
 from .documents import Document, InputError, Source
-from .embed import counts_tokens, dimension, embed, prompt_of, token_counts
+from .embed import Task, counts_tokens, dimension, embed, prompt_of, token_counts
 from .encoder import fingerprint, load_encoder
 from .store import EmbeddingFile
 
@@ -67,7 +67,7 @@ def describe(model: SentenceTransformer, folder: str | Path) -> dict[str, Any]:
     """What a manifest says about the model that made the embeddings."""
     longest = model.max_seq_length if counts_tokens(model) else None
     return {
-        "model": str(Path(folder).resolve()),
+        "model": str(Path(folder).resolve() if Path(folder).is_dir() else folder),
         "model_sha256": fingerprint(model),
         "dim": dimension(model),
         "similarity": model.similarity_fn_name,
@@ -119,7 +119,7 @@ def embed_corpus(
         raise InputError(f"the output {output} exists: --resume goes on with it, --overwrite starts anew")
     source.files()
     model = load_encoder(folder, device)
-    with _progress(console) as progress:
+    with progress_bars(console) as progress:
         reading = progress.add_task(f"Reading {source.path.name}", total=None)
         corpus = source.check()
         progress.update(reading, total=corpus.documents, completed=corpus.documents)
@@ -136,7 +136,7 @@ def embed_corpus(
             _check_same(out.manifest(), run)
         else:
             _check_same(out.shards.begin(run), run)
-            _embed_windows(model, source, options, out, run, progress)
+            embed_windows(model, source, options, out, run, progress)
         out.shards.remove()
     return out.manifest()
 
@@ -160,41 +160,52 @@ def _check_same(begun: dict[str, Any], run: dict[str, Any]) -> None:
         )
 
 
-def _embed_windows(
+def embed_windows(
     model: SentenceTransformer,
-    source: Source,
+    documents: Iterable[Document],
     options: EmbedOptions,
     out: EmbeddingFile,
     run: dict[str, Any],
     progress: Progress,
+    *,
+    task: Task = "document",
+    label: str = "Embedding",
 ) -> None:
-    task = progress.add_task("Embedding", total=run["count"])
+    """Write `out`, going on with the shards that are there.
+
+    Args:
+        run: what the manifest will say; of it, count, dim, prompt and max_seq_length are needed here.
+        task: what the texts are.
+        label: of the progress bar.
+    """
+    bar = progress.add_task(label, total=run["count"])
     done = cut = count = 0
     longest = run["max_seq_length"] or math.inf
-    for number, window in enumerate(windows(source, options)):
+    for number, window in enumerate(windows(documents, options)):
         if not out.shards.has(number):
             texts = [document.text for document in window]
             counts = token_counts(model, texts, run["prompt"])
             vectors = embed(
                 model,
                 texts,
-                task="document",
+                task=task,
                 prompt=run["prompt"],
                 normalize=options.normalize,
                 tokens_per_batch=options.tokens_per_batch,
                 counts=counts,
-                on_progress=lambda n: progress.advance(task, n),
+                on_progress=lambda n: progress.advance(bar, n),
             )
             out.shards.write(number, [document.id for document in window], vectors, cut=int((counts > longest).sum()))
         done, count = done + len(window), number + 1
         cut += out.shards.read_count(number, "cut")
-        progress.update(task, completed=done)
+        progress.update(bar, completed=done)
     if done != run["count"]:
         raise InputError(f"the documents must stay as they are meanwhile, got {done} where there were {run['count']}")
     out.write(out.shards.blocks(count), run | {"cut": cut})
 
 
-def _progress(console: Console | None) -> Progress:
+def progress_bars(console: Console | None = None) -> Progress:
+    """For long work, on the standard error stream unless told otherwise."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

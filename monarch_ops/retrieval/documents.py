@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ import pyarrow
 import pyarrow.parquet
 
 JSONL, PARQUET = (".jsonl", ".ndjson"), (".parquet",)
+TABLES = JSONL + PARQUET
+Row = tuple[str, int, dict[str, Any]]  # where it is, for messages; its number, from 1; its fields
 ID_FIELDS = ("_id", "id")  # tried in this order when none is named
 
 
@@ -79,12 +81,11 @@ class Source:
     def __iter__(self) -> Iterator[Document]:
         for file in self.files():
             prefix = "" if self.path.is_file() else f"{file.relative_to(self.path).as_posix()}:"
-            suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
-            if suffix in JSONL or suffix in PARQUET:
-                rows = _objects(file) if suffix in JSONL else self._rows(file)
-                yield from self._records(rows, prefix)
+            if _suffix(file) in TABLES:
+                ids = (self.id_field,) if self.id_field else ()
+                yield from self._records(table_rows(file, (*self.fields, *ids), () if ids else ID_FIELDS), prefix)
             elif self.per_line if self.per_line is not None else self.path.is_file():
-                yield from (Document(f"{prefix}{n}", line) for n, line in _lines(file))
+                yield from (Document(f"{prefix}{n}", line) for n, line in text_lines(file))
             else:
                 yield Document(prefix[:-1] or file.name, _whole(file))
 
@@ -101,47 +102,42 @@ class Source:
                 raise InputError(f"ids of documents must differ, got {document.id!r} twice in {self.path}")
             seen.add(document.id)
             characters += len(document.text)
-            try:
-                digest.update(f"{document.id}\0{document.text}\0".encode())
-            except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-                raise InputError(f"document {document.id!r} in {self.path} must be Unicode text: {error}") from error
+            digest.update(f"{document.id}\0{document.text}\0".encode())
         if not seen:
             raise InputError(f"the input must hold at least one document, got {self.path}, which is empty")
         return Corpus(len(seen), characters, digest.hexdigest())
 
-    def _rows(self, file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """Of a Parquet file: place, number and fields of each row."""
-        try:
-            table = pyarrow.parquet.ParquetFile(file)
-            columns = table.schema_arrow.names
-            missing = [name for name in (*self.fields, *filter(None, [self.id_field])) if name not in columns]
-            if missing:
-                raise InputError(f"{file}: must have a column {missing[0]!r}, got {columns}")
-            wanted = {*self.fields, *((self.id_field,) if self.id_field else ID_FIELDS)} & {*columns}
-            number = 0
-            for batch in table.iter_batches(batch_size=256, columns=sorted(wanted)):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{file}, row {number}", number, row
-        except pyarrow.ArrowInvalid as error:
-            raise InputError(f"{file}: must be a Parquet file: {error}") from error
-
-    def _records(self, rows: Iterator[tuple[str, int, dict[str, Any]]], prefix: str) -> Iterator[Document]:
+    def _records(self, rows: Iterator[Row], prefix: str) -> Iterator[Document]:
         id_field = self.id_field
         for i, (place, number, row) in enumerate(rows):
             if i == 0 and id_field is None:
                 id_field = next((name for name in ID_FIELDS if name in row), None)
-            texts = [_field(row, name, place, str) for name in self.fields]
-            id = f"{prefix}{number}" if id_field is None else str(_field(row, id_field, place, str | int))
+            texts = [read_field(row, name, place, str) for name in self.fields]
+            id = f"{prefix}{number}" if id_field is None else str(read_field(row, id_field, place, str | int))
             yield Document(id, " ".join(texts))
 
 
-def _field(row: dict[str, Any], name: str, place: str, kind: Any) -> Any:
+def _suffix(file: Path) -> str:
+    """What the name says about the content, packed or not."""
+    return file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
+
+
+def table_rows(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a file with a name of TABLES; of Parquet only these columns, of which the needed ones must exist."""
+    return json_lines(file) if _suffix(file) in JSONL else _parquet_rows(file, needed, optional)
+
+
+def read_field(row: dict[str, Any], name: str, place: str, kind: Any) -> Any:
+    """The value of a field that must be there, of type `kind`: str, or str | int."""
     if name not in row:
         raise InputError(f"{place}: must have a field {name!r}, got {sorted(row)}")
     if not isinstance(row[name], kind) or isinstance(row[name], bool):
         wanted = "a string" if kind is str else "a string or an integer"
         raise InputError(f"{place}: field {name!r} must be {wanted}, got {json.dumps(row[name], default=str)[:80]}")
+    try:
+        str(row[name]).encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise InputError(f"{place}: field {name!r} must be Unicode text: {error}") from error
     return row[name]
 
 
@@ -166,7 +162,7 @@ def _whole(file: Path) -> str:
         return _decoded(opened.read(), str(file))
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
+def text_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Number, from 1, and text of each line that is not empty."""
     with _opened(file) as opened:
         for number, line in enumerate(opened, 1):
@@ -175,9 +171,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def _objects(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Of a JSONL file: place, number and fields of each line."""
-    for number, line in _lines(file):
+def json_lines(file: Path) -> Iterator[Row]:
+    """The lines of a JSONL file."""
+    for number, line in text_lines(file):
         place = f"{file}, line {number}"
         try:
             row = json.loads(line)
@@ -186,3 +182,19 @@ def _objects(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise InputError(f"{place}: must be a JSON object, got {line[:60]!r}")
         yield place, number, row
+
+
+def _parquet_rows(file: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        columns = table.schema_arrow.names
+        missing = [name for name in needed if name not in columns]
+        if missing:
+            raise InputError(f"{file}: must have a column {missing[0]!r}, got {columns}")
+        number = 0
+        for batch in table.iter_batches(batch_size=256, columns=sorted({*needed, *optional} & {*columns})):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number}", number, row
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(f"{file}: must be a Parquet file: {error}") from error

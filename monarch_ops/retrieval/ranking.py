@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import bm25s
 import numpy as np
 import pytrec_eval
 import Stemmer
 from numpy.typing import NDArray
+
+Qrels = Mapping[str, Mapping[str, int]]
+Run = Mapping[str, Mapping[str, float]]
 
 
 def ndcg(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int = 10) -> NDArray[np.float64]:
@@ -31,12 +36,25 @@ def ndcg(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int = 10)
         raise ValueError(f"ndcg: argument 'relevant' must name a document for every query, got none for query {query}")
     qrels = {str(q): {str(d): 1 for d in np.flatnonzero(row)} for q, row in enumerate(relevant)}
     run = {str(q): {str(d): float(s) for d, s in enumerate(row)} for q, row in enumerate(scores)}
-    measured = pytrec_eval.RelevanceEvaluator(qrels, {f"ndcg_cut.{k}"}).evaluate(run)
-    return np.array([measured[str(q)][f"ndcg_cut_{k}"] for q in range(len(scores))])
+    measured = ndcg_of_run(qrels, run, (k,))
+    return np.array([measured[str(q)][k] for q in range(len(scores))])
 
 
-def bm25_scores(queries: list[str], documents: list[str], k1: float = 1.2, b: float = 0.75) -> NDArray[np.float32]:
-    """(Q, N) BM25 scores of every document for every query; English stop words and stemming."""
+def ndcg_of_run(qrels: Qrels, run: Run, cutoffs: Sequence[int]) -> dict[str, dict[int, float]]:
+    """nDCG at several ranks, by query and rank; the gain of a document is its relevance, as in trec_eval.
+
+    Args:
+        qrels: relevance of documents, by query.
+        run: scores of the documents that were found, by query; a query for which nothing was found has nDCG 0.
+        cutoffs: the ranks.
+    """
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, {f"ndcg_cut.{','.join(map(str, cutoffs))}"})
+    measured = evaluator.evaluate({query: found for query, found in run.items() if found})
+    return {query: {k: measured.get(query, {}).get(f"ndcg_cut_{k}", 0.0) for k in cutoffs} for query in qrels}
+
+
+def bm25(queries: list[str], documents: list[str], k1: float = 1.2, b: float = 0.75) -> Iterator[NDArray[np.float32]]:
+    """BM25 scores (N,) of every document, query by query; English stop words and stemming."""
     stemmer = Stemmer.Stemmer("english")
 
     def words(texts: list[str]) -> list[list[str]]:
@@ -44,4 +62,9 @@ def bm25_scores(queries: list[str], documents: list[str], k1: float = 1.2, b: fl
 
     index = bm25s.BM25(k1=k1, b=b)
     index.index(words(documents), show_progress=False)
-    return np.stack([index.get_scores(query) for query in words(queries)])
+    return (index.get_scores(query) for query in words(queries))
+
+
+def bm25_scores(queries: list[str], documents: list[str], k1: float = 1.2, b: float = 0.75) -> NDArray[np.float32]:
+    """(Q, N): all of :func:`bm25`."""
+    return np.stack(list(bm25(queries, documents, k1, b)))

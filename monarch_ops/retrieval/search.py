@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 from sentence_transformers import SentenceTransformer
+from torch import Tensor
 
 from .documents import Document, InputError
 from .embed import embed
@@ -63,20 +64,25 @@ def nearest(
     """
     if k < 1:
         raise InputError(f"the number of documents per query must be at least 1, got {k}")
-    best = torch.empty(len(queries), 0)
-    places = torch.empty(len(queries), 0, dtype=torch.long)
+    return best(((ids, model.similarity(queries, vectors)) for ids, vectors in documents.blocks()), len(queries), k)
+
+
+def best(blocks: Iterable[tuple[Sequence[str], Tensor]], queries: int, k: int) -> list[list[Hit]]:
+    """The `k` best documents of every query, the best first, out of blocks of ids and scores (Q, n)."""
+    top = torch.empty(queries, 0)
+    places = torch.empty(queries, 0, dtype=torch.long)
     names: dict[int, str] = {}
     start = 0
-    for ids, vectors in documents.blocks():
-        scores, found = model.similarity(queries, vectors).float().cpu().topk(min(k, len(ids)))
-        best, chosen = torch.cat([best, scores], dim=1).topk(min(k, start + len(ids)))
+    for ids, block in blocks:
+        scores, found = block.float().cpu().topk(min(k, len(ids)))
+        top, chosen = torch.cat([top, scores], dim=1).topk(min(k, start + len(ids)))
         places = torch.cat([places, found + start], dim=1).gather(1, chosen)
         kept = set(places.flatten().tolist())
         names = {place: names[place] if place < start else ids[place - start] for place in kept}
         start += len(ids)
     return [
         [Hit(names[place], score) for place, score in zip(*row, strict=True)]
-        for row in zip(places.tolist(), best.tolist(), strict=True)
+        for row in zip(places.tolist(), top.tolist(), strict=True)
     ]
 
 

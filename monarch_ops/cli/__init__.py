@@ -6,33 +6,24 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from . import _C, __version__, variants
+from .. import _C, __version__, variants
+from . import evaluation, retrieval
+from .common import extra, show
 
 app = typer.Typer(help="FFT long convolutions and Monarch block-diagonal matmuls for PyTorch.", no_args_is_help=True)
+app.add_typer(retrieval.commands)
+app.add_typer(evaluation.commands)
 
 
 @app.callback()
 def main() -> None:
     """FFT long convolutions and Monarch block-diagonal matmuls for PyTorch."""
-
-
-def _show(found: dict[str, Any]) -> None:
-    """Names and values as a table; of dictionaries and lists one entry per line."""
-    table = Table(show_header=False, box=None)
-    for name, value in found.items():
-        if isinstance(value, dict):
-            value = [f"{kernel}: {', '.join(names)}" for kernel, names in value.items()]
-        table.add_row(name, "\n".join(value) or "none" if isinstance(value, list) else str(value))
-    Console().print(table)
 
 
 def installation() -> dict[str, Any]:
@@ -67,7 +58,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object i
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    _show(found)
+    show(found)
 
 
 @app.command()
@@ -84,7 +75,7 @@ def demo(
     Stopped in the middle (Ctrl-C), it goes on from there when it is started again.
     """
     try:
-        from .demo.run import Demo, DemoOptions
+        from ..demo.run import Demo, DemoOptions
     except ImportError as error:
         needed = "pip install --no-build-isolation 'monarch-ops[demo]'"
         raise typer.BadParameter(f"{error}; the demo needs: {needed}") from error
@@ -126,14 +117,6 @@ def bench(
     raise typer.Exit(runs.measure(minutes, select, None if record is None else record.resolve(), options))
 
 
-def _extra(module: str) -> ModuleType:
-    """A part of this package that needs an extra, which its error names."""
-    try:
-        return importlib.import_module(module, __package__)
-    except ImportError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
 @app.command()
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Published weights: .pt, .bin or safetensors.")],
@@ -164,8 +147,8 @@ def convert(
 
     The folder appears when it is complete. Weights that are missing, unknown or of another shape are listed.
     """
-    m2bert = _extra(".m2bert")
-    conversion = _extra(".m2bert.convert")
+    m2bert = extra("..m2bert")
+    conversion = extra("..m2bert.convert")
     classes = {
         "encoder": m2bert.M2BertModel,
         "language-model": m2bert.M2BertForMaskedLM,
@@ -185,99 +168,4 @@ def convert(
         )
     except (FileNotFoundError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
-    _show(done.summary())
-
-
-def _retrieval() -> ModuleType:
-    retrieval = _extra(".retrieval")
-    importlib.import_module("transformers.utils.logging").disable_progress_bar()
-    return retrieval
-
-
-def _refuse(error: Exception) -> NoReturn:
-    Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)
-    raise typer.Exit(1) from error
-
-
-Field = Annotated[
-    list[str] | None,
-    typer.Option(help="JSONL, Parquet: what to read; given again, texts are joined by a space; default: text."),
-]
-IdField = Annotated[str | None, typer.Option(help="JSONL, Parquet: the id; default: _id, id, or the line's number.")]
-Prompt = Annotated[str | None, typer.Option(help="Put before every text; default: the model's own, if it has one.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU when there is one.")]
-
-
-@app.command()
-def embed(
-    model: Annotated[Path, typer.Argument(help="Folder of a sentence-transformers model, or of M2-BERT alone.")],
-    source: Annotated[Path, typer.Argument(help="Text or .jsonl (also .gz), .parquet, or a folder of such files.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The embeddings: .parquet or .npy.")],
-    field: Field = None,
-    id_field: IdField = None,
-    per_line: Annotated[
-        bool | None,
-        typer.Option("--per-line/--per-file", help="What is a document of text; default: a line, in a folder a file."),
-    ] = None,
-    glob: Annotated[str, typer.Option(help="Which files of a folder.")] = "*",
-    prompt: Prompt = None,
-    normalize: Annotated[bool, typer.Option(help="Unit vectors.")] = True,
-    tokens_per_batch: Annotated[int, typer.Option(min=1, help="Tokens to embed at a time, padding included.")] = 8192,
-    window: Annotated[int, typer.Option(min=1, help="Characters to embed before they are written.")] = 2_000_000,
-    device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an output that exists.")] = False,
-) -> None:
-    """Embed documents into one file, with their ids and a manifest.
-
-    Documents are read as they are needed. Stopped at any point, the same command with --resume goes on, and what comes
-    out is the same.
-    """
-    retrieval = _retrieval()
-    options = retrieval.EmbedOptions(prompt, normalize, tokens_per_batch, window)
-    try:
-        documents = retrieval.Source(source, tuple(field or ["text"]), id_field, per_line, glob)
-        again = {"resume": resume, "overwrite": overwrite}
-        made = retrieval.embed_corpus(model, documents, output, options, device=device, **again)
-    except (retrieval.InputError, OSError) as error:
-        _refuse(error)
-    except KeyboardInterrupt:
-        _refuse(RuntimeError("stopped; the same command with --resume goes on from here"))
-    typer.echo(f"{made['count']:,} document{'s' * (made['count'] != 1)}, {made['dim']} dimensions: {output}")
-    if made["cut"]:
-        typer.echo(f"{made['cut']:,} of them are longer than the model's {made['max_seq_length']:,} tokens: cut there")
-
-
-@app.command()
-def search(
-    embeddings: Annotated[Path, typer.Argument(help="What `embed` made.")],
-    query: Annotated[list[str] | None, typer.Argument(help="One or several queries.")] = None,
-    queries: Annotated[
-        Path | None, typer.Option(help="File with more of them: one per line, .jsonl, .parquet.")
-    ] = None,
-    field: Field = None,
-    id_field: IdField = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Documents per query.")] = 10,
-    model: Annotated[Path | None, typer.Option(help="Folder of the model; default: where it was.")] = None,
-    prompt: Prompt = None,
-    device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for what is found.")] = None,
-) -> None:
-    """Find the documents nearest to a query."""
-    retrieval = _retrieval()
-    asked = [retrieval.Document(str(n), text) for n, text in enumerate(query or [], 1)]
-    try:
-        if queries is not None:
-            asked += retrieval.Source(queries, tuple(field or ["text"]), id_field)
-        found = retrieval.search(embeddings, asked, k, folder=model, prompt=prompt, device=device)
-        text = json.dumps(found.as_json(), indent=1, ensure_ascii=False)
-        if output is not None:
-            output.write_text(text + "\n", "utf-8")
-    except (retrieval.InputError, OSError) as error:
-        _refuse(error)
-    if as_json:
-        typer.echo(text)
-    else:
-        for part in found.rendered():
-            Console().print(part)
+    show(done.summary())

@@ -1,0 +1,36 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def show(found: dict[str, Any]) -> None:
+    """Names and values as a table; of dictionaries and lists one entry per line."""
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = [f"{kernel}: {', '.join(names)}" for kernel, names in value.items()]
+        table.add_row(name, "\n".join(value) or "none" if isinstance(value, list) else str(value))
+    Console().print(table)
+
+
+def extra(module: str) -> ModuleType:
+    """A part of this package that needs an extra, which its error names."""
+    try:
+        return importlib.import_module(module, __package__)
+    except ImportError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def refuse(error: Exception) -> NoReturn:
+    """End with the message of an error that is the user's."""
+    Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)
+    raise typer.Exit(1) from error

@@ -35,13 +35,15 @@ def ndcg(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int = 10)
     return np.array([measured[str(q)][f"ndcg_cut_{k}"] for q in range(len(scores))])
 
 
+def bm25_words(texts: list[str]) -> list[list[str]]:
+    """What BM25 sees of each text: stemmed English words without stop words."""
+    return bm25s.tokenize(
+        texts, stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False
+    )
+
+
 def bm25_scores(queries: list[str], documents: list[str], k1: float = 1.2, b: float = 0.75) -> NDArray[np.float32]:
     """(Q, N) BM25 scores of every document for every query; English stop words and stemming."""
-    stemmer = Stemmer.Stemmer("english")
-
-    def words(texts: list[str]) -> list[list[str]]:
-        return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
-
     index = bm25s.BM25(k1=k1, b=b)
-    index.index(words(documents), show_progress=False)
-    return np.stack([index.get_scores(query) for query in words(queries)])
+    index.index(bm25_words(documents), show_progress=False)
+    return np.stack([index.get_scores(query) for query in bm25_words(queries)])

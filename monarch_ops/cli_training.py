@@ -11,6 +11,9 @@ import typer
 
 from .cli import Device, Field, Overwrite, Resume, _extra, _refuse, _retrieval, app
 
+Sources = Annotated[
+    list[str], typer.Argument(help="Text, .jsonl, .parquet, folders of such, BEIR folders, or hf:NAME[:CONFIG].")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model; new or empty.")]
 MaxLength = Annotated[int | None, typer.Option(min=8, help="Longest text in tokens; default: as the model has it.")]
 Vocabulary = Annotated[
@@ -103,10 +106,15 @@ def train(
         )  # fmt: skip
         parts = [retrieval.load_beir(*_split(folder)) for folder in data]
         texts = (text for part in parts for text in (*part.documents.values(), *part.queries.values()))
-        words = {"max_length": max_length, "tokenizer": tokenizer, "vocab_size": vocab_size, "seed": seed}
-        encoder = training.new_encoder(model, texts, device=device, **words)
+        folder = training.Run(output, resume, overwrite)
+        if done := folder.finished():
+            return done
+        encoder = training.new_encoder(
+            model, texts, max_length=max_length, tokenizer=tokenizer, vocab_size=vocab_size, seed=seed, device=device,
+            keep=folder.start,
+        )  # fmt: skip
         return training.fine_tune(
-            encoder, parts, output, options, resume=resume, overwrite=overwrite,
+            encoder, parts, folder, options,
             teacher=None if teacher is None else retrieval.load_encoder(teacher, device),
             validation=None if validate is None else retrieval.load_beir(*_split(validate)),
         )  # fmt: skip
@@ -123,9 +131,7 @@ def _split(name: str) -> tuple[str, str | None]:
 @app.command()
 def pretrain(
     model: Annotated[str, typer.Argument(help="Folder of a model; or of a new one a preset or a file of options.")],
-    sources: Annotated[
-        list[str], typer.Argument(help="Text, .jsonl, .parquet, folders of such, BEIR folders, or hf:NAME[:CONFIG].")
-    ],
+    sources: Sources,
     output: Output,
     max_steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 5000,
     short: Annotated[float, typer.Option(min=0, max=1, help="Share of short examples; the others are long.")] = 0.3,
@@ -162,8 +168,7 @@ def pretrain(
 
     The defaults are those of the published M2-BERT. `torchrun -m monarch_ops pretrain ...` trains on several GPUs.
     """
-    _retrieval()
-    training = _extra(".training")
+    training, _ = _extra(".training"), _retrieval()
 
     def run() -> dict[str, Any]:
         options = training.PretrainOptions(
@@ -174,13 +179,16 @@ def pretrain(
         )  # fmt: skip
         how = (tuple(field) if field else None, per_line, glob)
         corpora = [training.open_corpus(source, *how) for source in sources]
-        words = {"max_length": max_length, "tokenizer": tokenizer, "vocab_size": vocab_size, "seed": seed}
-        longer = {"extend_to": extend_to, "decay": decay, "features": features}
-        made = training.new_language_model(model, training.texts_of(corpora), **words, **longer)
+        folder = training.Run(output, resume, overwrite)
+        if done := folder.finished():
+            return done
+        made = training.new_language_model(
+            model, training.texts_of(corpora), max_length=max_length, extend_to=extend_to, decay=decay,
+            features=features, tokenizer=tokenizer, vocab_size=vocab_size, seed=seed, keep=folder.start,
+        )  # fmt: skip
         return training.pretrain(
-            *made, corpora, output, options, device=device, about={"sources": sources, "read": how},
+            *made, corpora, folder, options, device=device, about={"sources": sources, "read": how},
             validation=None if validate is None else training.open_corpus(validate, *how),
-            resume=resume, overwrite=overwrite,
         )  # fmt: skip
 
     _trained(run, output)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from monarch_ops.m2bert import M2BertModel
 from monarch_ops.retrieval import Encoder, InputError, OrthogonalProjectionLoss, RetrievalData, bm25_scores, embed, ndcg
+from monarch_ops.retrieval.encoder import fingerprint
 from monarch_ops.training import (
     LOSSES,
     FineTuneOptions,
@@ -228,6 +229,16 @@ def test_what_the_model_does_not_see_is_cut(encoder):
     assert max(len(text.split()) for text in seen.documents.values()) < 100
     before, after = (encoder.preprocess(list(found.values()))["input_ids"] for found in (long, seen.documents))
     assert torch.equal(before, after)
+
+
+def test_a_new_model_is_made_once(tmp_path):
+    kept = [new_encoder("m2-bert-tiny", texts(50), max_length=32, keep=tmp_path / "start") for _ in range(2)]
+    assert fingerprint(kept[0]) == fingerprint(kept[1])
+    assert kept[0].max_seq_length == 32
+    assert list(tmp_path.iterdir()) == [tmp_path / "start"]
+    given = [new_encoder("m2-bert-small", [], max_length=32, tokenizer=tmp_path / "start", seed=s) for s in (0, 0, 1)]
+    assert given[0].tokenizer.get_vocab() == kept[0].tokenizer.get_vocab()
+    assert fingerprint(given[0]) == fingerprint(given[1]) != fingerprint(given[2])
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

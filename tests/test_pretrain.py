@@ -306,6 +306,10 @@ def test_warm_start_and_what_a_model_is_made_of(tmp_path):
     assert (longer.config.max_position_embeddings, tokenizer.model_max_length) == (64, 64)
     ids = torch.randint(5, 50, (1, 32))
     torch.testing.assert_close(longer.eval()(ids).logits, model.eval()(ids).logits, atol=1e-4, rtol=1e-4)
+    kept = [new_language_model("m2-bert-tiny", TEXTS, max_length=32, keep=tmp_path / "start") for _ in range(2)]
+    for first, second in zip(*(part.state_dict().items() for part, _ in kept), strict=True):
+        assert torch.equal(first[1], second[1])
+    assert kept[0][1].get_vocab() == kept[1][1].get_vocab()
     made = pretrain(longer, tokenizer, [corpus()], tmp_path / "b", PretrainOptions(**SHORT), device="cpu")
     assert made["max_length"] == 64
     M2BertModel(tiny_config()).save_pretrained(tmp_path / "encoder")
@@ -359,12 +363,16 @@ def test_the_command_is_killed_and_goes_on(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (output / "training.json").exists()
+    words = json.loads((output / "checkpoints" / "start" / "tokenizer.json").read_text())["model"]
     refused = subprocess.run(command(source, output), env=environment, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "is not empty: --resume goes on with it" in refused.stderr
     resumed = command(source, output, "--resume")
     done = subprocess.run(resumed, env=environment, capture_output=True, text=True, check=True)
     assert "60 steps in" in done.stdout
+    assert json.loads((output / "tokenizer.json").read_text())["model"] == words
+    again = subprocess.run(resumed, env=environment, capture_output=True, text=True, check=True)
+    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
     manifest = json.loads((output / "training.json").read_text())
     assert (manifest["steps"], manifest["sources"]) == (60, [str(source)])
     assert [entry["step"] for entry in manifest["log"] if "loss" in entry] == [10, 20, 30, 40, 50, 60]

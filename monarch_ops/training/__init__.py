@@ -8,6 +8,7 @@ try:
     from .masked import PretrainOptions, pretrain
     from .mixture import Mixture, open_corpus, packed, passages, texts_of
     from .pairs import hard_negatives, random_negatives, spans, training_rows
+    from .run import Run
     from .start import new_encoder, new_language_model
 except ImportError as error:
     raise ImportError(
@@ -19,6 +20,7 @@ __all__ = [
     "FineTuneOptions",
     "Mixture",
     "PretrainOptions",
+    "Run",
     "fine_tune",
     "hard_negatives",
     "new_encoder",

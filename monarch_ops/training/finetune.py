@@ -100,6 +100,11 @@ LOSSES: dict[str, _Recipe] = {
 }
 
 
+class _Trainer(SentenceTransformerTrainer):
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """None is written."""
+
+
 class _ByLength(SentenceTransformerDataCollator):
     """Rows of about the same length stand together, so that the parts of a batch have little padding."""
 
@@ -186,7 +191,7 @@ def _trainer(
     if validation is not None:
         own |= {"eval_strategy": "steps", "eval_steps": options.save_every}
     arguments = options.arguments(SentenceTransformerTrainingArguments, run.checkpoints, encoder.device.type, **own)
-    trainer = SentenceTransformerTrainer(
+    return _Trainer(
         encoder,
         arguments,
         train_dataset=rows,
@@ -194,14 +199,12 @@ def _trainer(
         evaluator=None if validation is None else _judge(validation, encoder),
         data_collator=_ByLength(encoder.preprocess, prompts=arguments.prompts),
     )
-    trainer.remove_callback(trainer.model_card_callback_class)
-    return trainer
 
 
 def fine_tune(
     encoder: SentenceTransformer,
     data: Sequence[RetrievalData],
-    output: str | Path,
+    output: str | Path | Run,
     options: FineTuneOptions = FineTuneOptions(),
     *,
     teacher: SentenceTransformer | None = None,
@@ -216,7 +219,7 @@ def fine_tune(
 
     Args:
         encoder: such as :func:`new_encoder` gives; it is changed.
-        output: folder; until the end it holds ``checkpoints``.
+        output: folder; until the end it holds ``checkpoints``. Or a :class:`Run` of one, and its options with it.
         teacher: whose vectors the loss "prototype" teaches.
         validation: ranked with every checkpoint.
         resume: go on with what is in `output`, if there is anything.
@@ -231,7 +234,7 @@ def fine_tune(
         raise InputError(
             f"the teacher's vectors must be as long as the model's, {dimension(encoder)}, got {dimension(teacher)}"
         )
-    run = Run(output, resume, overwrite)
+    run = output if isinstance(output, Run) else Run(output, resume, overwrite)
     manifest = {
         "model_sha256": fingerprint(encoder),
         "teacher_sha256": None if teacher is None else fingerprint(teacher),
@@ -248,7 +251,7 @@ def fine_tune(
     trainer.train(resume_from_checkpoint=checkpoint)
     encoder.eval()
     return run.finish(
-        lambda folder: encoder.save(folder, create_model_card=False),
+        lambda folder: encoder.save(str(folder), create_model_card=False),
         manifest
         | {
             "rows": {name: len(part) for name, part in rows.items()},

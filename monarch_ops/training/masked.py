@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,9 +25,10 @@ from transformers import (
 
 from ..m2bert import M2BertForMaskedLM
 from ..retrieval import InputError
-from ..retrieval.encoder import weights_digest
+from ..retrieval.encoder import tokenizer_rules, weights_digest
 from .mixture import Corpus, Mixture, packed, texts_of
 from .run import Run, TrainOptions
+from .start import save_language_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,7 @@ def pretrain(
     model: M2BertForMaskedLM,
     tokenizer: PreTrainedTokenizerBase,
     corpora: Sequence[Corpus],
-    output: str | Path,
+    output: str | Path | Run,
     options: PretrainOptions = PretrainOptions(),
     *,
     validation: Corpus | None = None,
@@ -129,7 +132,7 @@ def pretrain(
     Args:
         model: such as :func:`new_language_model` gives; it is changed.
         corpora: see :func:`open_corpus`.
-        output: folder; until the end it holds ``checkpoints``.
+        output: folder; until the end it holds ``checkpoints``. Or a :class:`Run` of one, and its options with it.
         validation: loss and accuracy on it, packed to the longest input, with every checkpoint.
         device: "cpu", or None: a GPU when there is one.
         about: what else the manifest says, and a training that is resumed must agree with, such as the corpora's names.
@@ -142,8 +145,13 @@ def pretrain(
     longest = model.config.max_position_embeddings
     mixture = _mixture(corpora, tokenizer, longest, options)
     held_out = None if validation is None else _validation(validation, tokenizer, longest)
-    run = Run(output, resume, overwrite)
-    manifest = {"model_sha256": weights_digest(model), "max_length": longest} | (about or {}) | asdict(options)
+    run = output if isinstance(output, Run) else Run(output, resume, overwrite)
+    manifest = {
+        "model_sha256": weights_digest(model),
+        "tokenizer_sha256": hashlib.sha256(json.dumps(tokenizer_rules(tokenizer)).encode()).hexdigest(),
+        "max_length": longest,
+    }
+    manifest |= (about or {}) | asdict(options)
     checkpoint = run.begin(manifest)
     done = run.finished()
     if done is not None:
@@ -165,13 +173,9 @@ def pretrain(
     )
     trainer.train(resume_from_checkpoint=checkpoint)
 
-    def save(folder: str) -> None:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
     measured = {
         "steps": trainer.state.global_step,
         "seconds": time.perf_counter() - start,
         "log": trainer.state.log_history,
     }
-    return run.finish(save, manifest | measured)
+    return run.finish(partial(save_language_model, (model, tokenizer)), manifest | measured)

@@ -106,6 +106,7 @@ class Run:
     def __init__(self, output: str | Path, resume: bool = False, overwrite: bool = False) -> None:
         self.output = Path(output)
         self.checkpoints = self.output / "checkpoints"
+        self.start = self.checkpoints / "start"  # for a new model, see new_encoder
         if resume and overwrite:
             raise InputError("one of --resume and --overwrite must be chosen, got both")
         if self.output.exists() and not self.output.is_dir():
@@ -165,10 +166,10 @@ class Run:
                 continue
         return None
 
-    def finish(self, save: Callable[[str], None], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, save: Callable[[Path], None], manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Save the model, write the manifest, remove the checkpoints; gives the manifest as it is read."""
         if self.process.is_main_process:
-            save(str(self.output))
+            save(self.output)
             (self.output / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
             shutil.rmtree(self.checkpoints)
         self.process.wait_for_everyone()

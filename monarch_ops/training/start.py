@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
+from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase, set_seed
 
@@ -14,6 +17,7 @@ from ..m2bert.convert import read_config, read_tokenizer
 from ..retrieval import Encoder, InputError, load_encoder, train_tokenizer
 
 TOKENIZER_TEXTS = 100_000  # a vocabulary of tens of thousands is settled by then
+Made = TypeVar("Made")
 
 
 def _config(source: str, max_length: int | None) -> M2BertConfig:
@@ -39,6 +43,24 @@ def _vocabulary(
     return tokenizer
 
 
+def _once(
+    keep: Path | None, make: Callable[[], Made], save: Callable[[Made, Path], None], load: Callable[[Path], Made]
+) -> Made:
+    """What `make` gives, or gave when the folder was written: a tokenizer that is trained again is another one.
+
+    Of several processes the first one makes it.
+    """
+    if keep is None:
+        return make()
+    with PartialState().main_process_first():
+        if not keep.is_dir():
+            unfinished = keep.with_suffix(".part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            save(make(), unfinished)
+            unfinished.rename(keep)
+    return load(keep)
+
+
 def new_encoder(
     source: str,
     texts: Iterable[str],
@@ -48,6 +70,7 @@ def new_encoder(
     vocab_size: int = 8192,
     seed: int = 0,
     device: str | None = None,
+    keep: Path | None = None,
 ) -> SentenceTransformer:
     """The encoder of a folder (:func:`load_encoder`), or an untrained M2-BERT.
 
@@ -58,6 +81,7 @@ def new_encoder(
         tokenizer: the folder of one for a new model, instead of one that is trained.
         vocab_size: of one that is trained, at most.
         seed: of new weights.
+        keep: folder for a new model, which is read from there if there is one: :attr:`Run.start`.
 
     Raises:
         InputError: there is no such model, or it is too short.
@@ -65,8 +89,15 @@ def new_encoder(
     set_seed(seed)
     if not Path(source).is_dir():
         config = _config(source, max_length)
-        words = _vocabulary(config, texts, tokenizer, vocab_size)
-        return SentenceTransformer(modules=[Encoder(M2BertModel(config), words)], device=device)
+
+        def make() -> SentenceTransformer:
+            words = _vocabulary(config, texts, tokenizer, vocab_size)
+            return SentenceTransformer(modules=[Encoder(M2BertModel(config), words)], device=device)
+
+        def save(made: SentenceTransformer, folder: Path) -> None:
+            made.save(str(folder), create_model_card=False)
+
+        return _once(keep, make, save, lambda folder: load_encoder(folder, device))
     encoder = load_encoder(source, device)
     if max_length is not None:
         longest = getattr(encoder.config, "max_position_embeddings", max_length)
@@ -74,6 +105,21 @@ def new_encoder(
             raise InputError(f"the greatest length must be from 1 to the model's {longest}, got {max_length}")
         encoder.max_seq_length = max_length
     return encoder
+
+
+def save_language_model(made: tuple[M2BertForMaskedLM, PreTrainedTokenizerBase], folder: Path) -> None:
+    for part in made:
+        part.save_pretrained(folder)
+
+
+def _language_model(folder: Path, tokenizer: Path | None = None) -> tuple[M2BertForMaskedLM, PreTrainedTokenizerBase]:
+    try:
+        model = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
+        if not isinstance(model, M2BertForMaskedLM):
+            raise ValueError(f"it is a {type(model).__name__}")
+        return model, read_tokenizer(tokenizer or folder, model.config)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the folder must hold an M2-BERT and its tokenizer, got {folder}: {error}") from error
 
 
 def new_language_model(
@@ -87,6 +133,7 @@ def new_language_model(
     tokenizer: Path | None = None,
     vocab_size: int = 8192,
     seed: int = 0,
+    keep: Path | None = None,
 ) -> tuple[M2BertForMaskedLM, PreTrainedTokenizerBase]:
     """The masked language model and the tokenizer of a folder, or untrained ones; see :func:`new_encoder`.
 
@@ -101,17 +148,15 @@ def new_language_model(
     """
     set_seed(seed)
     if Path(source).is_dir():
-        try:
-            model = AutoModelForMaskedLM.from_pretrained(source, local_files_only=True)
-            if not isinstance(model, M2BertForMaskedLM):
-                raise ValueError(f"it is a {type(model).__name__}")
-            words = read_tokenizer(tokenizer or Path(source), model.config)
-        except (OSError, ValueError) as error:
-            raise InputError(f"the folder must hold an M2-BERT and its tokenizer, got {source}: {error}") from error
+        model, words = _language_model(Path(source), tokenizer)
     else:
         config = _config(source, max_length)
-        words = _vocabulary(config, texts, tokenizer, vocab_size)
-        model = M2BertForMaskedLM(config)
+
+        def make() -> tuple[M2BertForMaskedLM, PreTrainedTokenizerBase]:
+            words = _vocabulary(config, texts, tokenizer, vocab_size)
+            return M2BertForMaskedLM(config), words
+
+        model, words = _once(keep, make, save_language_model, _language_model)
     if extend_to is not None:
         try:
             model = warm_start(model, extend_to, decay, features)

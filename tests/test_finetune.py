@@ -334,7 +334,7 @@ def watched(monkeypatch) -> Callable[[int | None], list]:
 @pytest.mark.parametrize(("killed_after", "kept"), [(5, 4), (7, 6), (1, 0)])
 def test_a_killed_training_goes_on_as_if_it_had_not_been(killed_after, kept, watched, tmp_path):
     """Three epochs of three steps each; the checkpoints are at the middle and the end of one, or there is none."""
-    data = [some_data(count=12)]
+    data = [some_data("a", 8), some_data("b", 4)]
     options = FineTuneOptions(**SHORT | {"negatives": 0, "epochs": 3, "save_every": 2})
     whole = watched(None)
     fine_tune(fresh(), data, tmp_path / "whole", options)
@@ -355,7 +355,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(killed_after, kept, wat
     # an epoch has every query once, behind its prompt
     tokenizer, rows = tiny_tokenizer(), itertools.chain.from_iterable(step["anchor_input_ids"] for step in whole[:3])
     asked = [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
-    wanted = tokenizer([f"mu {query}" for query in data[0].queries.values()])["input_ids"]
+    wanted = tokenizer([f"mu {query}" for part in data for query in part.queries.values()])["input_ids"]
     assert sorted(asked) == sorted(tokenizer.decode(ids, skip_special_tokens=True) for ids in wanted)
 
 

@@ -21,6 +21,7 @@ from datasets import IterableDataset
 from safetensors.torch import load_file
 from tiny_encoder import texts, tiny_tokenizer
 from tiny_m2bert import LONGEST, tiny_config
+from torch.utils.data import DataLoader
 from transformers import AutoModelForMaskedLM, Trainer
 
 from monarch_ops.m2bert import M2BertForMaskedLM, M2BertModel
@@ -335,6 +336,14 @@ def test_pretraining_refuses(tmp_path):
     refused(r"3 <= shortest <= longest short one <= longest, got 70, 64, 64", shortest=70)
     with pytest.raises(InputError, match="a corpus must hold at least one word, got number 1 with none"):
         drawn(1, [corpus(["  ", "..."])])
+    for workers in (1, 2):
+        loader = DataLoader(Mixture([corpus()], TOKENIZER, LONGEST), batch_size=None, num_workers=workers)
+        if workers == 1:
+            first, again = (next(iter(loader))["input_ids"] for _ in range(2))
+            assert first == again
+        else:
+            with pytest.raises(InputError, match="workers that read must be at most 1, each would read all, got 2"):
+                next(iter(loader))
     with pytest.raises(InputError, match="the folder must hold an M2-BERT and its tokenizer, got"):
         new_language_model(str(tmp_path), [])
     with pytest.raises(InputError, match="'to' must be larger than 32, the longest input so far, got 16"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from datasets import IterableDataset as Corpus
 from datasets import load_dataset
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from ..retrieval import InputError, Source
@@ -157,6 +157,9 @@ class Mixture(IterableDataset):
         self.at_once, self.shuffle, self.seed = at_once, shuffle, seed
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise InputError(f"the workers that read must be at most 1, each would read all, got {worker.num_workers}")
         random = np.random.default_rng(self.seed)
         kinds = {"short": self.short, "long": 1 - self.short}
         streams = [(kind, self._endless(kind, i)) for kind in kinds for i in range(len(self.corpora))]

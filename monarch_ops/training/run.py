@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
 
@@ -79,6 +80,7 @@ class TrainOptions:
             "logging_steps": self.log_every,
             "report_to": "none",
             "use_cpu": device == "cpu",
+            "dataloader_pin_memory": device != "cpu" and torch.cuda.is_available(),
         }
         try:
             made = kind(output_dir=str(folder), **(values | own | dict(self.more)))

@@ -1,4 +1,4 @@
-"""Loss, ranking, tokenizer and training of monarch_ops.retrieval."""
+"""Loss, ranking and tokenizer of monarch_ops.retrieval; the demo's training."""
 
 from __future__ import annotations
 
@@ -9,17 +9,9 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from monarch_ops.demo.training import Trainer, TrainingOptions
 from monarch_ops.m2bert import M2BertConfig, M2BertModel
-from monarch_ops.retrieval import (
-    Encoder,
-    Trainer,
-    TrainingOptions,
-    bm25_scores,
-    embed,
-    ndcg,
-    orthogonal_projection_loss,
-    train_tokenizer,
-)
+from monarch_ops.retrieval import Encoder, bm25_scores, embed, ndcg, orthogonal_projection_loss, train_tokenizer
 
 WORDS = [
     "alpha",

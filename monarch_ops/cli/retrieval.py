@@ -30,6 +30,8 @@ Field = Annotated[
 IdField = Annotated[str | None, typer.Option(help="JSONL, Parquet: the id; default: _id, id, or the line's number.")]
 Prompt = Annotated[str | None, typer.Option(help="Put before every text; default: the model's own, if it has one.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU when there is one.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove an output that exists.")]
 TokensPerBatch = Annotated[int, typer.Option(min=1, help="Tokens to embed at a time, padding included.")]
 Window = Annotated[int, typer.Option(min=1, help="Characters to embed before they are written.")]
 
@@ -51,8 +53,8 @@ def embed(
     tokens_per_batch: TokensPerBatch = 8192,
     window: Window = 2_000_000,
     device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an output that exists.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Embed documents into one file, with their ids and a manifest.
 

@@ -22,8 +22,6 @@ from ..m2bert import M2BertConfig, M2BertModel
 from ..retrieval import (
     EmbeddingFile,
     Encoder,
-    Trainer,
-    TrainingOptions,
     bm25_scores,
     describe,
     embed,
@@ -33,6 +31,7 @@ from ..retrieval import (
 from .corpus import Module, hold_out, read_modules
 from .picture import save_picture
 from .speed import Row, convolution_rows, encoder_rows
+from .training import Trainer, TrainingOptions
 
 SAVE_EVERY = 30.0  # seconds between checkpoints
 CONVOLUTION_LENGTHS = (512, 2048, 8192, 32768)
@@ -148,19 +147,7 @@ class Demo:
 
     def _new_model(self, vocab_size: int) -> M2BertModel:
         torch.manual_seed(0)
-        config = M2BertConfig.preset(
-            "m2-bert-tiny",
-            vocab_size=vocab_size,
-            hidden_size=128,
-            intermediate_size=256,
-            hyena_filter_order=32,
-            hyena_w=2.0,  # short filters to begin with, or the mean over thousands of tokens hides the tokens
-            max_position_embeddings=8192,
-            # position tables would stay untrained beyond the length of the training texts
-            use_positional_encodings=False,
-            hidden_dropout_prob=0.0,
-            pooling="mean",
-        )
+        config = M2BertConfig.preset("m2-bert-small", vocab_size=vocab_size)
         model = M2BertModel(config).eval()
         model.to(device=self.device)
         return model

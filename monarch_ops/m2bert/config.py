@@ -8,6 +8,21 @@ from transformers import PretrainedConfig
 
 _SIZES = {"80m": (768, 3072), "110m": (960, 3840), "260m": (1536, 6144), "341m": (1792, 7168)}  # hidden, intermediate
 _LENGTHS = {"128": 128, "2k": 2048, "8k": 8192, "32k": 32768}
+_SMALL: dict[str, dict[str, Any]] = {
+    "m2-bert-tiny": {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 256, "hyena_filter_order": 16},
+    "m2-bert-small": {
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "intermediate_size": 256,
+        "hyena_filter_order": 32,
+        "hyena_w": 2.0,  # short filters to begin with, or the mean over thousands of tokens hides the tokens
+        "max_position_embeddings": 8192,
+        # position tables would stay untrained beyond the length of the training texts
+        "use_positional_encodings": False,
+        "hidden_dropout_prob": 0.0,
+        "pooling": "mean",
+    },
+}
 
 
 def _require(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -103,16 +118,17 @@ class M2BertConfig(PretrainedConfig):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> M2BertConfig:
-        """A published size by name, ``m2-bert-{80m,110m,260m,341m}-{128,2k,8k,32k}``, or ``m2-bert-tiny`` for tests."""
-        if name == "m2-bert-tiny":
-            sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 256, "hyena_filter_order": 16}
-            return cls(**(sizes | overrides))
+        """A published size by name, ``m2-bert-{80m,110m,260m,341m}-{128,2k,8k,32k}``, or one of two small ones.
+
+        ``m2-bert-small`` is what a CPU trains in minutes (2 layers, 8192 tokens, the demo's model), ``m2-bert-tiny`` is
+        for tests.
+        """
+        if name in _SMALL:
+            return cls(**(_SMALL[name] | overrides))
         parts = name.removeprefix("m2-bert-").split("-")
         if not name.startswith("m2-bert-") or len(parts) != 2 or parts[0] not in _SIZES or parts[1] not in _LENGTHS:
             known = [f"m2-bert-{size}-{length}" for size in _SIZES for length in _LENGTHS]
-            raise ValueError(
-                f"M2BertConfig.preset: argument 'name' must be one of {['m2-bert-tiny', *known]}, got {name!r}"
-            )
+            raise ValueError(f"M2BertConfig.preset: argument 'name' must be one of {[*_SMALL, *known]}, got {name!r}")
         hidden, intermediate = _SIZES[parts[0]]
         sizes = {
             "hidden_size": hidden,

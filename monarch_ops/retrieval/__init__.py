@@ -10,12 +10,11 @@ try:
     from .documents import Document, InputError, Source
     from .embed import embed
     from .encoder import Encoder, load_encoder
-    from .losses import orthogonal_projection_loss
+    from .losses import OrthogonalProjectionLoss, orthogonal_projection_loss
     from .ranking import bm25_scores, ndcg
     from .search import Hit, search
     from .store import EmbeddingFile
     from .tokenizer import train_tokenizer
-    from .training import Trainer, TrainingOptions
 except ImportError as error:
     raise ImportError(
         f"monarch_ops.retrieval needs {error.name}: pip install --no-build-isolation 'monarch-ops[retrieval]'"
@@ -28,10 +27,9 @@ __all__ = [
     "Encoder",
     "Hit",
     "InputError",
+    "OrthogonalProjectionLoss",
     "RetrievalData",
     "Source",
-    "Trainer",
-    "TrainingOptions",
     "bm25_scores",
     "describe",
     "embed",

@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module, Transformer
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..m2bert import M2BertConfig, M2BertModel
@@ -102,6 +103,24 @@ def load_encoder(folder: str | Path, device: str | None = None) -> SentenceTrans
 _NO_PART_OF_A_MODEL = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
+def tokenizer_rules(tokenizer: Any) -> dict[str, Any] | None:
+    """Vocabulary and rules of a fast tokenizer, without how it cut and padded last; None of any other."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        return None
+    rules = json.loads(backend.to_str())
+    return {name: value for name, value in rules.items() if name not in ("truncation", "padding")}
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of the names, shapes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(json.dumps([name, str(tensor.dtype), tuple(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def fingerprint(model: SentenceTransformer) -> str:
     """SHA-256 of all that a model's embeddings depend on: weights, configuration, tokenizer and greatest length."""
     digest = hashlib.sha256()
@@ -113,15 +132,9 @@ def fingerprint(model: SentenceTransformer) -> str:
         add([type(module).__name__, module.get_config_dict() if isinstance(module, Module) else repr(module)])
     if model.config is not None:
         add({name: value for name, value in model.config.to_dict().items() if name not in _NO_PART_OF_A_MODEL})
-    tokenizer = getattr(model, "tokenizer", None)
-    rules = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if isinstance(rules, Tokenizer):
-        # how it cut and padded last is no part of it
-        add(
-            {name: value for name, value in json.loads(rules.to_str()).items() if name not in ("truncation", "padding")}
-        )
+    rules = tokenizer_rules(getattr(model, "tokenizer", None))
+    if rules is not None:
+        add(rules)
     add(model.max_seq_length)
-    for name, tensor in model.state_dict().items():
-        add([name, str(tensor.dtype), tuple(tensor.shape)])
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    add(weights_digest(model))
     return digest.hexdigest()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -47,3 +50,42 @@ def orthogonal_projection_loss(queries: Tensor, documents: Tensor, labels: Tenso
     error = (cosine - relevant.to(cosine.dtype)).square()
     means = [error[chosen].mean() for chosen in (relevant, ~relevant) if chosen.any()]
     return torch.stack(means).sum() if means else error.sum()
+
+
+class OrthogonalProjectionLoss(nn.Module):
+    """:func:`orthogonal_projection_loss` as a loss of sentence-transformers.
+
+    The columns of a batch are queries, documents and, if there are more, negatives of each query. A query is compared
+    with the documents of its own row alone, and the loss is the mean over rows: it is the same however rows are
+    batched, and works at batch size 1. Rows of one document with labels 1 and 0 give the mean squared error of the
+    paper.
+
+    Args:
+        model: the encoder.
+    """
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            sentence_features: of each column.
+            labels: (rows,), whether the document of a row is relevant, which then has only one; None: the first
+                document of a row is, and the others are not.
+        """
+        queries, *columns = (self.model(features)["sentence_embedding"] for features in sentence_features)
+        if not columns or (labels is not None and len(columns) > 1):
+            wanted = "two columns with labels, two or more without"
+            raise ValueError(
+                f"OrthogonalProjectionLoss: argument 'sentence_features' must have {wanted}, got {1 + len(columns)}"
+            )
+        documents = torch.stack(columns, dim=1)
+        if labels is None:
+            first = torch.arange(len(columns), device=queries.device) == 0
+            relevant = first.expand(len(queries), -1)
+        else:
+            relevant = labels.view(-1, 1)
+        rows = zip(queries, documents, relevant, strict=True)
+        return torch.stack([orthogonal_projection_loss(q[None], d, r[None]) for q, d, r in rows]).mean()

@@ -53,16 +53,18 @@ def ndcg_of_run(qrels: Qrels, run: Run, cutoffs: Sequence[int]) -> dict[str, dic
     return {query: {k: measured.get(query, {}).get(f"ndcg_cut_{k}", 0.0) for k in cutoffs} for query in qrels}
 
 
+def bm25_words(texts: list[str]) -> list[list[str]]:
+    """What BM25 sees of each text: stemmed English words without stop words."""
+    return bm25s.tokenize(
+        texts, stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False
+    )
+
+
 def bm25(queries: list[str], documents: list[str], k1: float = 1.2, b: float = 0.75) -> Iterator[NDArray[np.float32]]:
     """BM25 scores (N,) of every document, query by query; English stop words and stemming."""
-    stemmer = Stemmer.Stemmer("english")
-
-    def words(texts: list[str]) -> list[list[str]]:
-        return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
-
     index = bm25s.BM25(k1=k1, b=b)
-    index.index(words(documents), show_progress=False)
-    return (index.get_scores(query) for query in words(queries))
+    index.index(bm25_words(documents), show_progress=False)
+    return (index.get_scores(query) for query in bm25_words(queries))
 
 
 def bm25_scores(queries: list[str], documents: list[str], k1: float = 1.2, b: float = 0.75) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..m2bert import M2BertModel
-from .losses import orthogonal_projection_loss
+from ..retrieval import orthogonal_projection_loss
 
 
 @dataclass(frozen=True)

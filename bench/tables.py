@@ -1,4 +1,4 @@
-"""``docs/performance.md`` and its pictures, made of the recorded runs and of nothing else."""
+"""``docs/performance.md``, its pictures and the README's table, made of the recorded runs and of nothing else."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from typing import Any
 from record import BENCH, RESULTS, source_hash
 
 DOCS = BENCH.parent / "docs"
+README = BENCH.parent / "README.md"
+# The README has these problems, one line each with all their baselines, between two marks.
+HEADLINES = re.compile(
+    r"fft_conv \([^)]*\)( backward)?|m2_mixer .*|blockdiag_glu_mlp .*|monarch_matmul \(4096.*"
+    r"|depthwise_conv1d b.*|M2-BERT-80M (forward|training step) \(.*"
+)
+MARKS = ("<!-- of recorded runs, by bench/tables.py -->\n", "<!-- end -->\n")
 HEAD = """# Performance
 
 `monarch-ops bench --report` makes this page from the recorded runs under `bench/results`;
@@ -108,7 +115,7 @@ def _section(folder: Path, rows: list[Row]) -> str:
 
 
 def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Times faster by length: for each op, its forms against each baseline."""
+    """Times faster by length: for each op, its forms against each baseline; what has one length only is no curve."""
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in rows:
         match = re.fullmatch(r"(.*?) \((?:\d+, )+(\d+)\) ?(.*)", row.data["problem"])
@@ -117,7 +124,8 @@ def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[int, float]]]]:
         op, length, form = match[1], int(match[2]), match[3].lstrip(", ")
         name = f"{form} ({row.data['baseline']})" if form else row.data["baseline"]
         found.setdefault(op, {}).setdefault(name, []).append((length, row.data["ratio"]))
-    return found
+    long = {op: {name: curve for name, curve in forms.items() if len(curve) > 1} for op, forms in found.items()}
+    return {op: forms for op, forms in long.items() if forms}
 
 
 def draw(rows: list[Row], path: Path) -> bool:
@@ -132,8 +140,12 @@ def draw(rows: list[Row], path: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(6.4 * len(panels), 4.4), squeeze=False)
-    for axis, (op, forms) in zip(axes[0], panels.items(), strict=True):
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(6.4 * columns, 4.8 * lines), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (op, forms) in zip(axes.flat, panels.items(), strict=False):
         for name, points in forms.items():
             axis.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
         axis.axhline(1, color="gray", linewidth=0.8)
@@ -142,22 +154,47 @@ def draw(rows: list[Row], path: Path) -> bool:
         axis.set_xticks(lengths, [f"{n:,}" for n in lengths], rotation=45, ha="right")
         axis.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
         axis.minorticks_off()
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="x-small", ncols=2 if len(forms) > 6 else 1)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return True
 
 
+def headlines(folder: Path, rows: list[Row]) -> str:
+    """The README's table of a device."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.run["malloc"] == "default" and "ratio" in row.data and HEADLINES.fullmatch(row.data["problem"]):
+            found.setdefault(row.data["problem"], []).append(row)
+    if not found:
+        return ""
+    text = f"\n{folder.name}:\n\n| problem | ours, ms | times faster than |\n| --- | --- | --- |\n"
+    for problem, same in found.items():
+        ratios = "; ".join(
+            f"{row.data['baseline']}: {row.data['ratio']:.1f}" + (" (old)" if row.old else "") for row in same
+        )
+        text += f"| {problem} | {same[0].data['seconds'] * 1e3:.3g} | {ratios} |\n"
+    return text
+
+
+def _write_readme(tables: str) -> None:
+    before, _, rest = README.read_text().partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    README.write_text(before + MARKS[0] + tables + "\n" + MARKS[1] + after)
+
+
 def write_tables() -> Path:
-    """Writes ``docs/performance.md``; its path."""
+    """Writes ``docs/performance.md`` and the README's table; the path of the former."""
     DOCS.mkdir(exist_ok=True)
-    text = HEAD
+    text, tables = HEAD, ""
     for folder in sorted(RESULTS.iterdir()) if RESULTS.is_dir() else []:
         if folder.is_dir() and (rows := newest_rows(folder)):
             text += _section(folder, rows)
+            tables += headlines(folder, rows)
     path = DOCS / "performance.md"
     path.write_text(text)
+    _write_readme(tables)
     return path
 
 

@@ -39,6 +39,8 @@ def results(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(bench["tables"], "RESULTS", folder)
     monkeypatch.setattr(bench["tables"], "BENCH", tmp_path / "bench")
     monkeypatch.setattr(bench["tables"], "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(bench["tables"], "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text("before\n" + "old\n".join(bench["tables"].MARKS) + "after\n")
     return folder
 
 
@@ -86,7 +88,8 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
     first, second = "fft_conv (4, 768, 1024)", "fft_conv (1, 768, 4096) prepared, gated"
     measured = {"bytes": 1e7, "flops": 1e8, "share of floor": 0.83, "limit": "memory"}
     ceilings = {"ceilings": {"cpu": {"copy": 28e9, "float32": 180e9}}}
-    write("b.json", "2026-01-01T10", [row(first, seconds=1.0), row(second)], csrc={"cpu": "0"}, **ceilings)
+    old = [row(first, seconds=1.0), row(second), row("fft_conv (8, 768, 128)")]
+    write("b.json", "2026-01-01T10", old, csrc={"cpu": "0"}, **ceilings)
     write("a.json", "2026-01-01T11", [row(first, **measured)], checks=[{"name": "values", "summary": "7 passed"}])
     write("c.json", "2026-01-01T09", [row(first, seconds=3.0)], malloc="tuned")
     (results / "cpu-x" / "demo.json").write_text('{"speed": []}')
@@ -96,6 +99,7 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
     assert [line.split(" | ")[:2] for line in lines] == [
         [f"| {first}", "2"],
         [f"| {second}", "2"],
+        ["| fft_conv (8, 768, 128)", "2"],
         [f"| {first}", "3e+03"],
     ]
     assert "4.0 (3.9, 4.1) | 83% (memory) | 5 | 50 | 1.0e-07, 2.0e-07 | 3, 9" in lines[0]
@@ -105,18 +109,25 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
     assert "GLIBC_TUNABLES=tuned" in text
     assert "* values: 7 passed" in text
     assert (results.parent.parent / "docs" / "cpu-x.png").stat().st_size > 10_000
+    readme = (results.parent.parent / "README.md").read_text()
+    assert readme.startswith("before\n<!-- ")
+    assert f"| {first} | 2 | torch.fft: 4.0 |\n| fft_conv (8, 768, 128) | 2 | torch.fft: 4.0 (old) |" in readme
+    assert "prepared" not in readme
+    assert "old\n" not in readme
+    assert readme.endswith("<!-- end -->\nafter\n")
     assert "## empty" not in text
 
 
 def test_curves_are_one_for_each_form_and_baseline(bench: dict[str, ModuleType]) -> None:
-    problems = ["fft_conv (8, 768, 128)", "fft_conv (4, 768, 1024)", "fft_conv (4, 768, 1024) backward, gated"]
+    problems = ["fft_conv (8, 768, 128)", "fft_conv (4, 768, 1024)", "fft_conv (4, 768, 1024) circular"]
+    problems += [f"fft_conv (4, 768, {n}) backward, gated" for n in (512, 1024)]
     data = [row(p) for p in problems] + [row("fft_conv (1, 2, 3) avx2", baseline="our plain form"), row("odd")]
     unmeasured = row("fft_conv (1, 2, 4)")
     del unmeasured["ratio"]
     rows = [bench["tables"].Row(Path(), {}, d) for d in [*data, unmeasured]]
     assert bench["tables"].curves(rows) == {
-        "fft_conv": {"torch.fft": [(128, 4.0), (1024, 4.0)], "backward, gated (torch.fft)": [(1024, 4.0)]}
-    }
+        "fft_conv": {"torch.fft": [(128, 4.0), (1024, 4.0)], "backward, gated (torch.fft)": [(512, 4.0), (1024, 4.0)]}
+    }, "a form with one length is no curve"
 
 
 def test_recorded_runs_have_their_tables(bench: dict[str, ModuleType]) -> None:
@@ -127,6 +138,9 @@ def test_recorded_runs_have_their_tables(bench: dict[str, ModuleType]) -> None:
     assert shown
     for r in shown:
         assert f"| {r.data['problem']} | {r.data['seconds'] * 1e3:.3g} | {r.data['baseline']} |" in page
+    readme = (ROOT / "README.md").read_text()
+    for folder in folders:
+        assert bench["tables"].headlines(folder, bench["tables"].newest_rows(folder)) in readme
 
 
 def test_nothing_is_measured_when_a_check_fails(bench, results, tmp_path, monkeypatch, capsys) -> None:

@@ -118,7 +118,7 @@ def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Times faster by length: for each op, its forms against each baseline; what has one length only is no curve."""
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in rows:
-        match = re.fullmatch(r"(.*?) \((?:\d+, )+(\d+)\) ?(.*)", row.data["problem"])
+        match = re.fullmatch(r"((?:fft_conv|m2_mixer|M2-BERT).*?) \((?:\d+, )+(\d+)\) ?(.*)", row.data["problem"])
         if match is None or "ratio" not in row.data or row.data["baseline"].startswith("our"):
             continue
         op, length, form = match[1], int(match[2]), match[3].lstrip(", ")

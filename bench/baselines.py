@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,28 +52,25 @@ def two_sided_conv(x: Tensor, filter: HyenaFilter) -> Tensor:
 
 
 def separate_ops_mixer(
-    a: Tensor, u: Tensor, weight: Tensor, bias: Tensor, spectrum: Tensor, residual: Tensor
+    a: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    conv: Callable[[Tensor], Tensor],
+    residual_conv: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """The M2-BERT mixer as separate PyTorch ops; filters as real FFTs of twice the length."""
+    """The M2-BERT mixer as separate PyTorch ops."""
     H, L = u.shape[1:]
-    c = F.conv1d(a, weight[:, None], bias, padding=weight.shape[1] - 1, groups=3 * H)[..., :L]
-    x1, x2, v = c.split(H, dim=1)
-
-    def conv(x: Tensor, filter: Tensor) -> Tensor:
-        x = x.to(filter.dtype.to_real())
-        return torch.fft.irfft(torch.fft.rfft(x, n=2 * L) * filter, n=2 * L)[..., :L]
-
-    return (conv(v * x1, spectrum) * x2 + conv(u, residual)).to(u.dtype)
+    a = F.conv1d(a, weight[:, None], bias, padding=weight.shape[1] - 1, groups=3 * H)[..., :L]
+    x1, x2, v = a.split(H, dim=1)
+    return conv(v * x1) * x2 + residual_conv(u)
 
 
 def _published_layer(layer: M2BertLayer, u: Tensor) -> Tensor:
     mixer, mlp = layer.attention, layer.mlp
-    H, L = u.shape[2], u.shape[1]
+    filters = [partial(two_sided_conv, filter=f) for f in (mixer.filter_fn, mixer.filter_fn2)]
     a = mixer.in_linear(u).transpose(1, 2)
-    a = F.conv1d(a, mixer.short_weight[:, None], mixer.short_bias, padding=2, groups=3 * H)[..., :L]
-    x1, x2, v = a.split(H, dim=1)
-    y = two_sided_conv(v * x1, mixer.filter_fn) * x2
-    y = y + two_sided_conv(u.transpose(1, 2), mixer.filter_fn2)
+    y = separate_ops_mixer(a, u.transpose(1, 2), mixer.short_weight, mixer.short_bias, *filters)
     x = mixer.out_linear(y.transpose(1, 2))
     norm = mlp.layernorm
     return separate_ops_mlp(x, mlp.gated_layers.weight, mlp.wo.weight, mlp.wo.bias, x, norm.weight, norm.bias, norm.eps)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from baselines import separate_ops_mixer
 from measure import DEVICES
+from torch import Tensor
 
 import monarch_ops as mo
 from monarch_ops import _C
@@ -18,6 +21,18 @@ CASES = [
 ]
 
 
+def with_spectrum(taps: Tensor) -> Callable[[Tensor], Tensor]:
+    """The two-sided convolution with these 2 L taps, whose real FFT is prepared."""
+    n = taps.shape[-1]
+    spectrum = torch.fft.rfft(taps)
+
+    def conv(x: Tensor) -> Tensor:
+        y = torch.fft.irfft(torch.fft.rfft(x.to(taps.dtype), n=n) * spectrum, n=n)
+        return y[..., : n // 2].to(x.dtype)
+
+    return conv
+
+
 @pytest.mark.parametrize(("device", "length"), CASES, indirect=["device"])
 def test_m2_mixer(compare, device, length):
     """Filters are prepared on both sides."""
@@ -27,13 +42,11 @@ def test_m2_mixer(compare, device, length):
     weight, bias = torch.randn(3 * H, 3, device=device, dtype=dtype) / 2, torch.randn(3 * H, device=device, dtype=dtype)
     k, residual = (torch.randn(H, 2 * L, device=device) / L**0.5 for _ in range(2))  # lags 0 .. L-1, then -L .. -1
     ours = [mo.fft_filter(t[:, :L], L, k_rev=t[:, L:].flip(1), dtype=dtype) for t in (k, residual)]
-    theirs = [torch.fft.rfft(t, n=2 * L) for t in (k, residual)]
+    theirs = [with_spectrum(t) for t in (k, residual)]
     name = str(dtype).removeprefix("torch.")
     conv = _C.explain_fft_conv(B, H, L, dtype=name, device=device.type)["prepared"]
-    wide = [t[:1].double() for t in (a, u)]
-    exact = separate_ops_mixer(
-        *wide, weight.double(), bias.double(), *(torch.fft.rfft(t.double()) for t in (k, residual))
-    )
+    wide = [t.double() for t in (a[:1], u[:1], weight, bias)]
+    exact = separate_ops_mixer(*wide, *(with_spectrum(t.double()) for t in (k, residual)))
     compare(
         f"m2_mixer ({B}, {H}, {L})",
         lambda: mo.m2_mixer(a, u, weight, bias, *ours),

@@ -62,6 +62,16 @@ def _read(names: list[str], split: str | None, locov1: Path | None) -> list[Any]
     return [each for name in names for each in read_data(name, split, locov1)]
 
 
+def _rankers(models: list[str], chunks: list[str] | None, output: Path, options: Any) -> Iterator[Any]:
+    make = extra("..retrieval.evaluation").make_rankers
+    return make(models, output / "embeddings", options, chunks or ["none"])
+
+
+def _evaluated(sets: list[Any], rankers: Iterator[Any]) -> Any:
+    with load_retrieval().progress_bars() as progress:
+        return extra("..retrieval.evaluation").evaluate(sets, rankers, progress)
+
+
 def _write(file: Path, value: Any) -> str:
     text = json.dumps(value, indent=1, ensure_ascii=False)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +100,7 @@ def evaluate(
     evaluation = extra("..retrieval.evaluation")
     options = evaluation.ModelOptions(max_length, device, tokens_per_batch, window)
     with _stoppable():
-        sets = _read(data, split, locov1)
-        rankers = evaluation.make_rankers(models, output / "embeddings", options, chunks or ["none"])
-        with load_retrieval().progress_bars() as progress:
-            found = evaluation.evaluate(sets, rankers, progress)
+        found = _evaluated(_read(data, split, locov1), _rankers(models, chunks, output, options))
         text = _write(output / "results.json", found.as_json())
     if as_json:
         typer.echo(text)
@@ -132,9 +139,7 @@ def lengths(
     options = evaluation.ModelOptions(max_length, device, tokens_per_batch)
     with _stoppable():
         sets = _read(data, split, locov1)
-        rankers = evaluation.make_rankers(models, output / "embeddings", options, chunks or ["none"])
-        with load_retrieval().progress_bars() as progress:
-            found = evaluation.evaluate(sets, rankers, progress)
+        found = _evaluated(sets, _rankers(models, chunks, output, options))
         _save_curves(
             output, "lengths", [analysis.by_length(sets, found, sorted({*(edge or analysis.EDGES)}))], bars=True
         )
@@ -161,7 +166,7 @@ def needle(
     sizes = {"positions": positions, "queries": queries, "words": words}
     with _stoppable():
         for each in _read(data, split, locov1):
-            rankers = evaluation.make_rankers(models, output / "embeddings", options, chunks or ["none"])
+            rankers = _rankers(models, chunks, output, options)
             with load_retrieval().progress_bars() as progress:
                 found = analysis.by_position(each, rankers, progress, **sizes)
             _save_curves(output, f"needle-{each.name.replace('/', '-').replace(':', '-')}", [found])
@@ -207,7 +212,7 @@ def clusters(
     options = evaluation.ModelOptions(max_length, device, tokens_per_batch)
     with _stoppable():
         sets = _read(data, split, locov1)
-        rankers = evaluation.make_rankers(models, output / "embeddings", options, chunks or ["none"])
+        rankers = _rankers(models, chunks, output, options)
         with load_retrieval().progress_bars() as progress:
             found = analysis.cluster(sets, rankers, progress)
         _write(output / "clusters.json", [each.as_json() for each in found])

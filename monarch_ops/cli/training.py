@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,12 @@ def _assignments(given: list[str] | None) -> dict[str, Any]:
     return found
 
 
+def _options(kind: type, given: dict[str, Any]) -> Any:
+    """Of a training: what the command was given by the names of the options' fields, but for --lr and --set."""
+    same = {field.name: given[field.name] for field in dataclasses.fields(kind) if field.name in given}
+    return kind(**same | {"learning_rate": given["lr"], "more": _assignments(given["more"])})
+
+
 def _trained(run: Callable[[], dict[str, Any]], output: Path) -> None:
     try:
         made = run()
@@ -63,6 +70,7 @@ def _trained(run: Callable[[], dict[str, Any]], output: Path) -> None:
 
 @commands.command()
 def train(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Folder of a model; or of a new one a preset or a file of options.")],
     data: Annotated[list[str], typer.Argument(help="BEIR folders to train on; FOLDER:SPLIT where there are several.")],
     output: Output,
@@ -101,12 +109,7 @@ def train(
     retrieval, training = load_retrieval(), extra("..training")
 
     def run() -> dict[str, Any]:
-        options = training.FineTuneOptions(
-            learning_rate=lr, batch_size=batch_size, at_once=at_once, warmup=warmup, weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm, max_steps=max_steps, precision=precision, seed=seed, save_every=save_every,
-            more=_assignments(more), loss=loss, negatives=negatives, negatives_from=negatives_from, spans=spans,
-            epochs=epochs, scale=scale, margin=margin, tokens_at_once=tokens_at_once,
-        )  # fmt: skip
+        options = _options(training.FineTuneOptions, context.params)
         parts = [retrieval.load_beir(*_split(folder)) for folder in data]
         texts = (text for part in parts for text in (*part.documents.values(), *part.queries.values()))
         folder = training.Run(output, resume, overwrite)
@@ -133,6 +136,7 @@ def _split(name: str) -> tuple[str, str | None]:
 
 @commands.command()
 def pretrain(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Folder of a model; or of a new one a preset or a file of options.")],
     sources: Sources,
     output: Output,
@@ -174,12 +178,7 @@ def pretrain(
     training, _ = extra("..training"), load_retrieval()
 
     def run() -> dict[str, Any]:
-        options = training.PretrainOptions(
-            learning_rate=lr, batch_size=batch_size, at_once=at_once, warmup=warmup, weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm, max_steps=max_steps, precision=precision, seed=seed, save_every=save_every,
-            more=_assignments(more), masked=masked, masked_in_validation=masked_in_validation, short=short,
-            shortest=shortest, longest_short=longest_short, shuffle=shuffle,
-        )  # fmt: skip
+        options = _options(training.PretrainOptions, context.params)
         how = (tuple(field) if field else None, per_line, glob)
         corpora = [training.open_corpus(source, *how) for source in sources]
         folder = training.Run(output, resume, overwrite)

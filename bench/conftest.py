@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
 
 import pytest
 import torch
-from measure import DEVICES, block_seconds, ceilings, peak_mib
-from record import Record
+from ceilings import ceilings
+from measure import DEVICES, block_seconds, peak_mib
+from record import Record, summary
 from torch import Tensor
 
 # What matters most is measured first, and is there when time runs out.
@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also the rows that take minutes each")
     parser.addoption("--record", type=Path, help="JSON file for the rows, rewritten after each")
     parser.addoption("--minutes", type=float, help="start no row after so many minutes")
+    parser.addoption("--processes", type=int, default=1, help="measure what the record has from fewer processes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     record = item.config.stash[RECORD]
-    if item.name in {row["test"] for row in record.content["rows"]}:
+    if len(record.blocks(item.name)) >= item.config.getoption("--processes"):
         pytest.skip("recorded before")
     left_out, late = record.content["left out"], time.monotonic() > item.config.stash[DEADLINE]
     if late != (item.name in left_out):
@@ -94,7 +95,8 @@ def ceilings_of(request: pytest.FixtureRequest) -> Callable[[torch.device], dict
 
 def share_of_floor(cost: dict, seconds: float, ceilings: dict[str, float]) -> tuple[float, str]:
     """Which part of a time the device's ceilings explain, and which ceiling that is."""
-    memory, arithmetic = cost["bytes"] / ceilings["copy"], cost["flops"] / ceilings[cost.get("dtype", "float32")]
+    fastest = max(ceilings["copy"], ceilings.get("triad", 0))
+    memory, arithmetic = cost["bytes"] / fastest, cost["flops"] / ceilings[cost.get("dtype", "float32")]
     return max(memory, arithmetic) / seconds, "memory" if memory > arithmetic else "arithmetic"
 
 
@@ -133,26 +135,17 @@ def compare(request: pytest.FixtureRequest, benchmark, device: torch.device, cei
         peaks = [peak_mib(f, device) for f in both]
         once = max(block_seconds(f, device, 0) for f in both)
         pairs = 7 if once < 1 else 3 if once < 20 else 2
-        blocks = [tuple(block_seconds(f, device, seconds) for f in both) for _ in range(pairs)]
-        times = [median(block) for block in zip(*blocks, strict=True)]
-        row = {
-            "test": request.node.name,
-            "device": device.type,
-            "problem": problem,
-            "seconds": times[0],
-            "baseline": baseline,
-        }
-        if len(both) == 2:
-            low, ratio, high = quantiles([their / our for our, their in blocks], n=4)
-            row |= {"baseline seconds": times[1], "ratio": ratio, "quartiles": [low, high]}
-        else:
+        blocks = [[block_seconds(f, device, seconds) for f in both] for _ in range(pairs)]
+        row = {"test": request.node.name, "device": device.type, "problem": problem, "baseline": baseline}
+        row |= summary([*record.blocks(request.node.name), blocks])
+        if len(both) == 1:
             row["baseline"] += ": out of memory"
         row |= {"errors": errors, "peak MiB": [] if None in peaks else peaks}
         if cost is not None:
-            share, limit = share_of_floor(cost, times[0], ceiling)
+            share, limit = share_of_floor(cost, row["seconds"], ceiling)
             row |= {"bytes": cost["bytes"], "flops": cost["flops"], "share of floor": share, "limit": limit}
         MEASURED.append(row)
-        record.update(rows=[*record.content["rows"], row])
+        record.keep(row)
         benchmark.group = f"{device.type} {problem}"
         benchmark.extra_info |= row
         benchmark.pedantic(ours, rounds=3 if once < 20 else 1)

@@ -1,4 +1,4 @@
-"""How a time, a peak of memory and the ceilings of a device are measured."""
+"""How a time and a peak of memory are measured."""
 
 from __future__ import annotations
 
@@ -61,24 +61,3 @@ def peak_mib(function: Callable[[], object], device: torch.device) -> float | No
         return None
     function()
     return max(0.0, _status_mib("VmHWM") - before)
-
-
-def ceilings(device: torch.device) -> dict[str, float]:
-    """What the device reaches: bytes/s of a copy, read and written; multiplications and additions/s of dense products.
-
-    The best of several blocks and sizes: a ceiling is what nothing exceeds.
-    """
-    cuda = device.type == "cuda"
-    source = torch.randn((1 << 30 if cuda else 1 << 26), device=device)
-    target = torch.empty_like(source)
-    copy = min(block_seconds(lambda: target.copy_(source), device, 0.3) for _ in range(5))
-    found = {"copy": 2 * source.nbytes / copy}
-    for dtype in (torch.float32, torch.float16) if cuda else (torch.float32,):
-        name, rates = str(dtype).removeprefix("torch."), []
-        for n in (4096, 8192) if cuda else (768, 1536, 3072):
-            a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-            out = torch.empty_like(a)
-            best = min(block_seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, 0.3) for _ in range(3))
-            rates.append(2 * n**3 / best)
-        found[name] = max(rates)
-    return found

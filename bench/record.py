@@ -10,6 +10,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -67,6 +68,22 @@ def new_path() -> Path:
     return RESULTS / device_name(DEVICES[-1]) / f"{time.strftime('%Y-%m-%d')}-{commit()}{allocator}.json"
 
 
+def summary(blocks: list[list[list[float]]]) -> dict[str, Any]:
+    """What a row says of its blocks: by process, seconds of ours and, if there is one, of the baseline after it.
+
+    Seconds are medians; the ratio and its quartiles are over the medians of the processes, or over the pairs of
+    blocks if there is one process.
+    """
+    times = [[median(side) for side in zip(*pairs, strict=True)] for pairs in blocks]
+    ours, *theirs = (median(side) for side in zip(*times, strict=True))
+    row: dict[str, Any] = {"seconds": ours}
+    if theirs:
+        ratios = [[their / our for our, their in pairs] for pairs in blocks]
+        low, ratio, high = quantiles(ratios[0] if len(ratios) == 1 else map(median, ratios), n=4)
+        row |= {"baseline seconds": theirs[0], "ratio": ratio, "quartiles": [low, high]}
+    return row | {"blocks": blocks}
+
+
 class Record:
     """A results file that is written anew after every change, or, without a path, none.
 
@@ -94,6 +111,16 @@ class Record:
                 if before.get(name) != self.content[name]:
                     raise ValueError(f"{path} records a run of {name} {before.get(name)}, not {self.content[name]}")
             self.content |= before
+
+    def blocks(self, test: str) -> list[list[list[float]]]:
+        """By process, what is recorded of a test."""
+        return next((row["blocks"] for row in self.content["rows"] if row["test"] == test), [])
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """In the place of an earlier row of its test, if there is one."""
+        rows = self.content["rows"]
+        where = next((i for i, other in enumerate(rows) if other["test"] == row["test"]), len(rows))
+        self.update(rows=[*rows[:where], row, *rows[where + 1 :]])
 
     def update(self, **entries: Any) -> None:
         self.content |= entries

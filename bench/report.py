@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -66,16 +67,23 @@ def run_checks(record: Record, deadline: float) -> bool:
     return True
 
 
-def measure(minutes: float | None, select: str | None, path: Path | None, options: list[str]) -> int:
-    """Runs the benchmarks; the exit status of pytest."""
+def measure(minutes: float | None, select: str | None, path: Path | None, processes: int, options: list[str]) -> int:
+    """Runs the benchmarks, so many times, each time in a new process; the exit status of the first that fails."""
+    deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     command = [sys.executable, "-m", "pytest", str(BENCH), "-q", "--benchmark-disable-gc", *options]
-    for name, value in (("--minutes", minutes), ("--record", path), ("-k", select)):
-        if value is not None:
-            command += [name, str(value)]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    with tempfile.TemporaryDirectory() as folder:
+        kept = path or Path(folder) / "record.json"
+        for number in range(1, processes + 1):
+            given = [("--record", kept), ("--processes", number), ("-k", select)]
+            if minutes is not None:
+                given.append(("--minutes", max(0.0, (deadline - time.monotonic()) / 60)))
+            named = [str(part) for name, value in given if value is not None for part in (name, value)]
+            if status := subprocess.run([*command, *named], cwd=ROOT, check=False).returncode:
+                return status
+    return 0
 
 
-def report(minutes: float, select: str | None, options: list[str]) -> int:
+def report(minutes: float, select: str | None, processes: int, options: list[str]) -> int:
     """Checks, benchmarks as far as the minutes reach, tables. Stopped at any point, it keeps what it has."""
     deadline = time.monotonic() + 60 * minutes
     path = new_path()
@@ -86,6 +94,7 @@ def report(minutes: float, select: str | None, options: list[str]) -> int:
         if not run_checks(record, deadline):
             print("a check failed: nothing is measured")
             return 1
-        return measure((deadline - time.monotonic()) / 60, select or DEVICES[-1], path, options)
+        left = (deadline - time.monotonic()) / 60
+        return measure(left, select or DEVICES[-1], path, processes, options)
     finally:
         print(f"tables: {write_tables()}")

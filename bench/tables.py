@@ -22,11 +22,18 @@ MARKS = ("<!-- of recorded runs, by bench/tables.py -->\n", "<!-- end -->\n")
 HEAD = """# Performance
 
 `monarch-ops bench --report` makes this page from the recorded runs under `bench/results`;
-[bench/README.md](../bench/README.md) says how they are made. "Times faster" is the median over pairs of blocks, with
-quartiles. The share of the floor is the part of our time that the device's own ceilings explain, measured in the same
-run: the bytes that must move at the speed of a large copy, or the multiplications and additions at the speed of dense
-products, whichever takes longer. A row whose sources have changed since it was recorded is marked "old".
+[bench/README.md](../bench/README.md) says how they are made. "Times faster" is the median over pairs of blocks or,
+where several processes measured it, over theirs, with quartiles. The share of the floor is the part of our time that
+the device's own ceilings explain, measured in the same run: the bytes that must move at the speed of a large copy or
+of STREAM's triad, or the multiplications and additions at the speed of dense products, whichever takes longer. A row
+whose sources have changed since it was recorded is marked "old".
 """
+RATES = {
+    "copy": "{:,.0f} GB/s copied",
+    "triad": "{:,.0f} GB/s in STREAM's triad",
+    "fma": "{:,.0f} GFLOP/s of multiply-adds in registers",
+    "products": "{:,.0f} GFLOP/s in {} products",
+}
 COLUMNS = (
     *("problem", "ours, ms", "baseline", "times faster", "share of floor", "GB/s", "GFLOP/s"),
     *("error: ours, theirs", "peak MiB: ours, theirs", "run"),
@@ -66,12 +73,17 @@ def _pair(values: list[float], form: str) -> str:
     return ", ".join(format(value, form) for value in values)
 
 
+def _processes(data: dict[str, Any]) -> str:
+    count = len(data.get("blocks", ()))
+    return f"; {count} processes" if count > 1 else ""
+
+
 def _cells(row: Row) -> Iterator[str]:
     data = row.data
     yield data["problem"]
     yield f"{data['seconds'] * 1e3:.3g}"
     yield data["baseline"]
-    yield f"{data['ratio']:.1f} ({_pair(data['quartiles'], '.1f')})" if "ratio" in data else ""
+    yield f"{data['ratio']:.1f} ({_pair(data['quartiles'], '.1f')}{_processes(data)})" if "ratio" in data else ""
     if "limit" in data:
         yield f"{data['share of floor']:.0%} ({data['limit']})"
         yield f"{data['bytes'] / data['seconds'] / 1e9:.0f}"
@@ -91,8 +103,8 @@ def _table(rows: list[Row]) -> str:
 def _ceilings(run: dict[str, Any]) -> str:
     parts = []
     for device, found in run.get("ceilings", {}).items():
-        rates = [f"{rate / 1e9:,.0f} GFLOP/s in {name} products" for name, rate in found.items() if name != "copy"]
-        parts.append(f"{device}: {found['copy'] / 1e9:,.0f} GB/s copied, " + ", ".join(rates))
+        rates = [RATES.get(name, RATES["products"]).format(rate / 1e9, name) for name, rate in found.items()]
+        parts.append(f"{device}: " + ", ".join(rates))
     return f"Ceilings in the newest run ({run['threads']} threads, torch {run['torch']}): {'; '.join(parts)}.\n"
 
 

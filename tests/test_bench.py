@@ -13,9 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
-MODULES = ("measure", "record", "tables", "report")
+MODULES = ("measure", "ceilings", "record", "tables", "report")
 
 
 @pytest.fixture
@@ -63,6 +64,45 @@ def test_a_record_is_whole_at_any_moment_and_goes_on(bench: dict[str, ModuleType
             record(path)
 
 
+def test_processes_are_what_a_ratio_is_over(bench: dict[str, ModuleType]) -> None:
+    """By hand: of one process pairs count, of several their medians, however many pairs each has."""
+    summary = bench["record"].summary
+    one = [[[1.0, 4.0], [2.0, 4.0], [1.0, 3.0]]]  # ratios 4, 2, 3
+    assert summary(one) == {
+        "seconds": 1.0, "baseline seconds": 4.0, "ratio": 3.0, "quartiles": [2.0, 4.0], "blocks": one
+    }  # fmt: skip
+    slow = [[2.0, 20.0], [2.0, 22.0], [4.0, 40.0]]  # 10, 11, 10
+    several = [*one, slow, [[3.0, 15.0], [1.0, 5.0]]]  # and 5, 5
+    found = summary(several)
+    assert (found["seconds"], found["baseline seconds"]) == (2.0, 10.0)
+    assert (found["ratio"], found["quartiles"]) == (5.0, [3.0, 10.0])
+    assert summary([[[1.0], [3.0], [2.0]]]) == {"seconds": 2.0, "blocks": [[[1.0], [3.0], [2.0]]]}
+
+
+def test_a_row_takes_the_place_of_an_earlier_one(bench: dict[str, ModuleType], tmp_path: Path) -> None:
+    record = bench["record"].Record(tmp_path / "run.json")
+    for name in ("a", "b", "c"):
+        record.keep(row(name, blocks=[[[1.0, 2.0]]]))
+    record.keep(row("b", blocks=[[[1.0, 2.0]], [[3.0, 4.0]]]))
+    assert [r["test"] for r in record.content["rows"]] == ["a", "b", "c"]
+    again = bench["record"].Record(record.path)
+    assert again.blocks("b") == [[[1.0, 2.0]], [[3.0, 4.0]]]
+    assert again.blocks("d") == []
+
+
+def test_ceilings_of_a_cpu(bench: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are not faster than registers; without a compiler all but those are measured."""
+    ceilings = bench["ceilings"]
+    found = ceilings.ceilings(torch.device("cpu"))
+    assert set(found) == {"copy", "triad", "float32", "fma"}
+    assert min(found.values()) > 1e8
+    assert found["float32"] < 1.1 * found["fma"]
+    monkeypatch.setattr(ceilings.shutil, "which", lambda _: None)
+    assert ceilings._fma() is None
+    monkeypatch.setattr(ceilings.shutil, "which", lambda _: "/bin/false")
+    assert ceilings._fma() is None
+
+
 def test_the_hash_of_sources_is_the_device_s_own(bench, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(bench["record"], "BENCH", tmp_path / "bench")
     hashed = bench["record"].source_hash
@@ -87,7 +127,8 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
     (results / "cpu-x").mkdir()
     first, second = "fft_conv (4, 768, 1024)", "fft_conv (1, 768, 4096) prepared, gated"
     measured = {"bytes": 1e7, "flops": 1e8, "share of floor": 0.83, "limit": "memory"}
-    ceilings = {"ceilings": {"cpu": {"copy": 28e9, "float32": 180e9}}}
+    measured |= {"blocks": [[[2e-3, 8e-3]]] * 3}
+    ceilings = {"ceilings": {"cpu": {"copy": 28e9, "float32": 180e9, "triad": 30e9, "fma": 200e9}}}
     old = [row(first, seconds=1.0), row(second), row("fft_conv (8, 768, 128)")]
     write("b.json", "2026-01-01T10", old, csrc={"cpu": "0"}, **ceilings)
     write("a.json", "2026-01-01T11", [row(first, **measured)], checks=[{"name": "values", "summary": "7 passed"}])
@@ -102,7 +143,7 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
         ["| fft_conv (8, 768, 128)", "2"],
         [f"| {first}", "3e+03"],
     ]
-    assert "4.0 (3.9, 4.1) | 83% (memory) | 5 | 50 | 1.0e-07, 2.0e-07 | 3, 9" in lines[0]
+    assert "4.0 (3.9, 4.1; 3 processes) | 83% (memory) | 5 | 50 | 1.0e-07, 2.0e-07 | 3, 9" in lines[0]
     assert "[cpu-x a] |" in lines[0]
     assert "[cpu-x b] old |" in lines[1]
     assert "[cpu-x a]: ../bench/results/cpu-x/a.json\n" in text
@@ -150,7 +191,7 @@ def test_nothing_is_measured_when_a_check_fails(bench, results, tmp_path, monkey
     monkeypatch.setattr(report, "DEVICES", ["cpu"])
     monkeypatch.setattr(report, "CHECKS", {"cpu": {"values": [str(tests), "-p", "no:cacheprovider"]}})
     monkeypatch.setattr(report, "measure", lambda *_: pytest.fail("measured"))
-    assert report.report(1.0, None, []) == 1
+    assert report.report(1.0, None, 1, []) == 1
     assert "wrong value" in capsys.readouterr().out
     (path,) = results.glob("*/*.json")
     (found,) = json.loads(path.read_text())["checks"]
@@ -159,9 +200,9 @@ def test_nothing_is_measured_when_a_check_fails(bench, results, tmp_path, monkey
 
     tests.write_text("def test_it():\n    pass\n")
     monkeypatch.setattr(report, "measure", lambda *_: 0)
-    assert report.report(1.0, None, []) == 0
+    assert report.report(1.0, None, 1, []) == 0
     tests.write_text("def test_it():\n    assert False\n")
-    assert report.report(1.0, None, []) == 0, "what passed for the same sources is not run again"
+    assert report.report(1.0, None, 1, []) == 0, "what passed for the same sources is not run again"
     assert report.check("values", [str(tests)], time.monotonic())["summary"] == "out of time"
 
 
@@ -202,6 +243,11 @@ def test_the_command_measures_records_and_does_not_repeat(tmp_path: Path) -> Non
     assert found["errors"][0] < 1e-6
     assert found["seconds"] > 0
     assert "recorded before" in run(*arguments).stdout
+    run(*arguments, "--processes", "2")
+    (found,) = json.loads(path.read_text())["rows"]
+    assert len(found["blocks"]) == 2
+    assert found["blocks"][0] == content["rows"][0]["blocks"][0]
+    assert run(*arguments, "--processes", "2").stdout.count("recorded before") == 2
     run("-k", "cpu and mlp and 128-einsum", "--record", str(path))
     later = json.loads(path.read_text())
     assert len(later["rows"]) == 2
@@ -212,7 +258,7 @@ def test_the_command_measures_records_and_does_not_repeat(tmp_path: Path) -> Non
 
 def test_a_baseline_that_does_not_fit_is_no_ratio(tmp_path: Path) -> None:
     """As PyTorch's convolution of long rows on a GPU; ours has its time all the same."""
-    for name in ("conftest.py", "measure.py", "record.py"):
+    for name in ("conftest.py", "measure.py", "ceilings.py", "peak.c", "record.py"):
         shutil.copy(ROOT / "bench" / name, tmp_path)
     (tmp_path / "test_it.py").write_text(
         "import torch\n"

@@ -93,6 +93,9 @@ def bench(
     ] = None,
     select: Annotated[str | None, typer.Option("-k", help="Which benchmarks, as for pytest: 'cpu and mlp'.")] = None,
     record: Annotated[Path | None, typer.Option(help="JSON file for the rows (without --report).")] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Measure all of it so many times, each time in a new process.")
+    ] = 1,
     long: Annotated[bool, typer.Option("--long", help="Also the rows that take minutes each.")] = False,
     source: Annotated[Path, typer.Option(help="A clone of the repository, which has the benchmarks.")] = Path("."),
 ) -> None:
@@ -114,8 +117,8 @@ def bench(
         raise typer.BadParameter(f"{error}; the benchmarks need: {needed}") from error
     options = ["--long"] if long else []
     if report:
-        raise typer.Exit(runs.report(30.0 if minutes is None else minutes, select, options))
-    raise typer.Exit(runs.measure(minutes, select, None if record is None else record.resolve(), options))
+        raise typer.Exit(runs.report(30.0 if minutes is None else minutes, select, processes, options))
+    raise typer.Exit(runs.measure(minutes, select, None if record is None else record.resolve(), processes, options))
 
 
 @app.command()

@@ -126,13 +126,13 @@ NODE_POINTS = 16
 @dataclass(frozen=True)
 class LoopBudget:
     """Instructions of a thread per point in the inner loops of a kernel and of what it calls. What a loop is known by,
-    and how many points a warp takes in it. This includes what is done only when the channel changes, and leaves out
-    what comes before a loop.
+    and how many points a warp takes in it. What comes before a loop is left out, and the filter, which is read when the
+    channel changes.
     """
 
     kernel: tuple[str, ...]
     loops: dict[str, tuple[dict[str, int], int]]
-    most: int
+    most: int  # on sm_90a and sm_100; others may take OTHERS times as many
 
 
 # The convolution of 4,096 points on tensor cores, gated, and its gradients; points of a row and its gradient are one.
@@ -140,25 +140,25 @@ TENSOR_CORE_BUDGETS = {
     "convolution": LoopBudget(
         ("LevelAtRootILi1E", "GatedSourceINS_4Bf16E", "GatedSinkI"),
         {
-            "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
+            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
             "level, forward": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 0}, 512),
             "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
             "level, back": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 512),
-            "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
+            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        62,
+        52,
     ),
     "gradients": LoopBudget(
         ("staged_gradients", "LevelAtRootILi1E", "Bf16"),
         {
-            "from memory, both": ({"LDG.E.128": 2, "STS.128": 2}, 128),
+            "from memory, both": ({"LDG.E.128": 4, "STS.128": 4}, 256),
             "level, forward, both": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 0}, 256),
             "nodes, both": ({"HMMA.16816.F32": 64, "LDSM.16.MT88.4": 4}, 256),
             "level, back, both": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 256),
             "to memory, input": ({"STG.E.128": 2, "LDS.128": 2}, 256),
-            "to memory, gate": ({"STG.E.128": 1, "LDS.128": 2}, 256),
+            "to memory, gate": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        135,
+        119,
     ),
     # of 1,048,576 points in three launches
     "outer part": LoopBudget(
@@ -170,7 +170,7 @@ TENSOR_CORE_BUDGETS = {
             "level": ({"HMMA.16816.F32": 16}, 512),
             "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
         },
-        57,
+        55,
     ),
     "inner nodes": LoopBudget(
         ("staged_inner_nodes", "InnerLevel"),
@@ -181,7 +181,7 @@ TENSOR_CORE_BUDGETS = {
             "level, back": ({"HMMA.16816.F32": 32, "STS.128": 4}, 512),
             "to the workspace": ({"STG.E.128": 2, "LDS.128": 2}, 256),
         },
-        78,
+        68,
     ),
     "inner gradients": LoopBudget(
         ("staged_inner_gradients", "InnerLevel"),
@@ -192,7 +192,7 @@ TENSOR_CORE_BUDGETS = {
             "level, back, both": ({"HMMA.16816.F32": 32, "STS.128": 4}, 256),
             "to the workspace, both": ({"STG.E.128": 2, "LDS.128": 2}, 128),
         },
-        150,
+        143,
     ),
     "outer part, back": LoopBudget(
         ("staged_outer_inverse", "GatedSinkINS_4Bf16E"),
@@ -203,10 +203,11 @@ TENSOR_CORE_BUDGETS = {
             "head of 16": ({"LDS": 16, "LDS.U16": 0, "LDS.128": 1}, 512),
             "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
         },
-        55,
+        54,
     ),
 }
-WARP = 32
+WARP, OTHERS = 32, 1.06
+FILTER_LOADS = 4  # of a lane of a node, a block that is jumped over when the channel stays
 
 
 def machine_code(assembly: str) -> dict[str, list[str]]:
@@ -232,7 +233,15 @@ def inner_loops(body: list[str]) -> list[Counter[str]]:
     jumps = [(at[i[4:-1]], n) for n, i in enumerate(body) if i.startswith("BRA(")]
     loops = [(begin, end) for begin, end in jumps if begin < end]
     inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    return [count(body[begin : end + 1]) for begin, end in inner]
+    skipped = [(begin, end) for end, begin in jumps if begin < end]
+    found = []
+    for begin, end in inner:
+        whole = count(body[begin : end + 1])
+        for block in (count(body[a + 1 : b]) for a, b in skipped if begin < a and b < end):
+            if block["LDG.E.128"] == FILTER_LOADS and not block["HMMA.16816.F32"]:
+                whole -= block
+        found.append(whole)
+    return found
 
 
 def disassembled(unit: Path, arch: str, folder: Path) -> dict[str, list[str]]:
@@ -269,7 +278,7 @@ def test_instruction_budgets_on_tensor_cores(configured: Path, tmp_path: Path, a
             found = [loop for loop in loops if all(loop[i] == n for i, n in signs.items())]
             assert found, f"{name}: {[dict(loop) for loop in loops]}"
             per_point[name] = max(loop.total() for loop in found) * WARP / points
-        assert sum(per_point.values()) <= budget.most, per_point
+        assert sum(per_point.values()) <= budget.most * (1 if arch in ("90a", "100") else OTHERS), per_point
 
 
 # ---- the check itself ------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ bool lay_out(MatrixTile& t, int64_t most, int together, const DeviceInfo& device
     t.node_twiddles = kTileQuads + 2 * t.plane + (t.factored ? t.nodes * 16 : 0);
     t.inner_twiddles = t.node_twiddles + (t.factored ? 0 : t.nodes * 128);
     t.dft_matrix = t.inner_twiddles + 128;
-    t.level_matrices = t.dft_matrix + 128;
+    t.level_matrices = t.dft_matrix + 192;
     t.head_roots = t.level_matrices + (t.level ? t.head * t.parts * t.parts * 256 : 0);
     t.state = t.head_roots + kRootBins / 2;
     t.shared_bytes = (t.state + t.rows) * int64_t{16};

@@ -16,8 +16,10 @@ namespace monarch {
 struct ComplexFragment {
   Fragment re, im, minus_im;
 
-  MONARCH_DEVICE ComplexFragment(const Fragment& re, const Fragment& im)
-      : re(re), im(im), minus_im{{negated(im.w[0]), negated(im.w[1]), negated(im.w[2]), negated(im.w[3])}} {}
+  MONARCH_DEVICE ComplexFragment(const Fragment& re, const Fragment& im) : re(re), im(im), minus_im(negated(im)) {}
+  // The three of a lane, 32 lanes apart.
+  MONARCH_DEVICE explicit ComplexFragment(const Fragment* of_lane)
+      : re(of_lane[0]), im(of_lane[32]), minus_im(of_lane[64]) {}
 };
 
 // (re, im) += A B, or conj(A) B, of complex matrices.
@@ -122,8 +124,8 @@ struct Columns {
   uint32_t re[8], im[8];
 
   MONARCH_DEVICE void load(const StagedRows& s, int row, int first) {
-    const int place = s.place(row, first + s.at.lane % 16, s.columns(), s.at.lane / 16);
-    load(s.plane(0), s.plane(1), place);
+    const int place = s.place(0, first + s.at.lane % 16, s.columns(), s.at.lane / 16);
+    load(s.plane(0) + s.quads_before(row), s.plane(1) + s.quads_before(row), place);
   }
   MONARCH_DEVICE void load(const Quad* plane_re, const Quad* plane_im, int place) {
     load_plane(plane_re, place, re);
@@ -132,11 +134,12 @@ struct Columns {
   // Of real numbers, which are still float: products take columns 8 q + 2 t + e to lane q, in place of 8 t + 2 q + e.
   MONARCH_DEVICE void load_real(const StagedRows& s, int row, int first, float scale) {
     const int c = s.columns();
-    const Quad* const even = s.plane(s.at.g & 1) + s.place(row, first + 2 * s.at.q, c, s.at.g >> 1);
+    const Quad* const even = s.plane(s.at.g & 1) + s.place(0, first + 2 * s.at.q, c, s.at.g >> 1);
     const Quad* const odd = even + kNodeQuads + 4 * ((c ^ 1) - c);  // the next node
+    const int of_row = s.quads_before(row);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const Quad x = even[8 * half * kNodeQuads], y = odd[8 * half * kNodeQuads];
+      const Quad x = even[of_row + 8 * half * kNodeQuads], y = odd[of_row + 8 * half * kNodeQuads];
 #pragma unroll
       for (int t = 0; t < 4; ++t) re[2 * t + half] = pack(float_of(x.w[t]) * scale, float_of(y.w[t]) * scale);
     }
@@ -168,13 +171,15 @@ MONARCH_DEVICE void for_parts(const StagedRows& s, const Fragment* matrix, F f) 
 // To the 16 nodes from `first` on: words(r, t, word of plane 0, word of plane 1) of columns 8 q + 2 t and the next.
 template <class F>
 MONARCH_DEVICE void store_columns(const StagedRows& s, int row, int first, F words) {
-  const int place = s.place(row, first + s.at.g, s.columns(), s.at.q);
+  const int place = s.place(0, first + s.at.g, s.columns(), s.at.q);
+  Quad *const to_re = s.plane(0) + place, *const to_im = s.plane(1) + place;
+  const int of_row = s.quads_before(row);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     Quad x, y;
 #pragma unroll
     for (int t = 0; t < 4; ++t) words(r, t, x.w[t], y.w[t]);
-    s.plane(0)[place + 8 * r * kNodeQuads] = x, s.plane(1)[place + 8 * r * kNodeQuads] = y;
+    to_re[of_row + 8 * r * kNodeQuads] = x, to_im[of_row + 8 * r * kNodeQuads] = y;
   }
 }
 

@@ -64,12 +64,13 @@ struct alignas(8) WordPair {
 struct NodePlace {
   int node, read, twiddle, write;
 
-  MONARCH_DEVICE NodePlace(const StagedRows& s, int node)
+  MONARCH_DEVICE NodePlace(const StagedRows& s, int node, bool level)
       : node(node),
         // row k of the right operand: columns 16 k ... of the node
         read(s.place(0, node, s.at.lane % 16 / 2, 2 * (s.at.lane & 1) + s.at.lane / 16)),
         twiddle(s.twiddle_index(node, 8 * s.at.g + s.at.q)),
-        write(s.place(0, node, s.at.g / 2, s.at.q)) {}  // Level: columns 16 g ...
+        // in the order of the level's way back; or columns 16 g + 2 q ..., and those 8 further, a piece further
+        write(s.place(0, node, s.at.g / 2, level ? s.at.q : 2 * (s.at.g & 1))) {}
 };
 
 // The four pairs of a node's bins that a lane has, out of those of a row.
@@ -101,8 +102,7 @@ struct NodeTransform {
   ComplexFragment f, right;  // the DFT matrix as a left and as a right operand
 
   MONARCH_DEVICE explicit NodeTransform(const StagedRows& s)
-      : f(s.dft_matrix()[s.at.lane], s.dft_matrix()[32 + s.at.lane]),
-        right(s.dft_matrix()[64 + s.at.lane], s.dft_matrix()[96 + s.at.lane]) {}
+      : f(s.dft_matrix() + s.at.lane), right(s.dft_matrix() + 96 + s.at.lane) {}
 
   // Of the columns at `place`.
   MONARCH_DEVICE NodeSums bins(const StagedRows& s, int place) const {
@@ -141,16 +141,17 @@ struct NodeTransform {
       });
     y.pack_into(a_re, a_im);
     __syncwarp();  // the node is written where it was read
+    const int of_row = s.quads_before(row);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (Level) {
-        const int to = 2 * (at.write + 16 * r + row * s.tile.nodes * kNodeQuads) + (s.at.g & 1);
+        const int to = 2 * (at.write + 16 * r + of_row) + (s.at.g & 1);
         reinterpret_cast<WordPair*>(s.plane(0))[to] = {a_re.w[r], a_re.w[2 + r]};
         reinterpret_cast<WordPair*>(s.plane(1))[to] = {a_im.w[r], a_im.w[2 + r]};
       } else {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          const int word = s.word(row, at.node, 8 * s.at.g + 64 * r + 4 * j + s.at.q);
+          const int word = kQuadWords * ((at.write ^ j) + 16 * r + of_row) + s.at.q;
           s.words(0)[word] = a_re.w[2 * j + r], s.words(1)[word] = a_im.w[2 * j + r];
         }
       }
@@ -169,14 +170,14 @@ template <bool Factored, bool Level, bool Part>
 MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
   const StagedRows s(use);
   const NodeTransform<Factored, Level> transform(s);
-  const int to_next_row = s.tile.nodes * kNodeQuads, warps = s.tile.threads / 32;
+  const int warps = s.tile.threads / 32;
   // more warps than nodes: rows side by side, counted without a division, which takes registers
   int node = s.thread / 32, first_row = 0, rows_abreast = 1;
   for (; node >= s.tile.nodes; node -= s.tile.nodes) ++first_row;
   for (int spare = warps - 2 * s.tile.nodes; spare >= 0; spare -= s.tile.nodes) ++rows_abreast;
   if (first_row >= rows_abreast) node = s.tile.nodes;  // nothing left for this warp
   for (; node < s.tile.nodes; node += warps) {
-    const NodePlace at(s, node);
+    const NodePlace at(s, node, Level);
     BinPair filter[4];
     uint32_t channel = ~0u;
     for (int row = first_row; row < s.rows; row += rows_abreast) {
@@ -184,7 +185,7 @@ MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
         channel = s.channel(row);
         load_filter<Part>(s, spectra, row, node, filter);
       }
-      NodeSums z = transform.bins(s, at.read + row * to_next_row);
+      NodeSums z = transform.bins(s, at.read + s.quads_before(row));
       z.twist<false>([&](int j, int r) { return filter[2 * j + r]; });
       transform.store(s, z, at, row);
     }
@@ -199,9 +200,9 @@ template <bool Factored, bool Level, bool Part>
 MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total, bool add, bool inputs_too) {
   const StagedRows s(use);
   const NodeTransform<Factored, Level> transform(s);
-  const int to_next_row = s.tile.nodes * kNodeQuads, pairs = s.rows / 2;
+  const int pairs = s.rows / 2;
   for (int node = s.thread / 32; node < s.tile.nodes; node += s.tile.threads / 32) {
-    const NodePlace at(s, node);
+    const NodePlace at(s, node, Level);
     const NodeBinsOfLane<Part> places(s, node);
     BinPair* const to = reinterpret_cast<BinPair*>(total);
     BinPair filter[4], sums[4];
@@ -209,8 +210,8 @@ MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total
 #pragma unroll
     for (int j = 0; j < 4; ++j) sums[j] = total && add ? to[places.at(j)] : BinPair{};
     for (int i = 0; i < pairs; ++i) {
-      NodeSums g = transform.bins(s, at.read + i * to_next_row);
-      NodeSums x = transform.bins(s, at.read + (pairs + i) * to_next_row);
+      NodeSums g = transform.bins(s, at.read + s.quads_before(i));
+      NodeSums x = transform.bins(s, at.read + s.quads_before(pairs + i));
       const float back = s.block().gain * inverse_of_power(scale_for(s.greatest_point(i, s.turn))) *
                          inverse_of_power(scale_for(s.greatest_point(pairs + i, s.turn)));
 #pragma unroll

@@ -47,6 +47,9 @@ MONARCH_DEVICE int in_eights(int points, const Io*... rows) {
 }
 template <class Row>
 constexpr bool comes_in_eights = requires(const Row& row) { row.eights(); };
+// Of which a thread can have two at once: they take few registers.
+template <class Row>
+constexpr bool comes_in_pairs = requires { Row::kInPairs; };
 template <class Io>
 MONARCH_DEVICE void load_eight(const Io* p, float (&v)[8]) {
   const Eight<Io> from = *reinterpret_cast<const Eight<Io>*>(p);
@@ -79,6 +82,7 @@ struct GatedSource {
   int64_t seqlen;
 
   struct Row {
+    static constexpr bool kInPairs = true;
     const Io *x, *gate;
     int valid;
     MONARCH_DEVICE float operator()(int t) const {
@@ -110,6 +114,7 @@ struct GatedSink {
   int64_t seqlen;
 
   struct Row {
+    static constexpr bool kInPairs = true;
     Io* y;
     const Io* gate;
     int valid, seqlen;

@@ -70,7 +70,8 @@ struct StagedRows {
   }
   MONARCH_DEVICE Quad* plane(int odd) const { return part<Quad>(kTileQuads + odd * tile.plane); }
   MONARCH_DEVICE BinPair* inner_twiddles() const { return part<BinPair>(tile.inner_twiddles); }
-  // Its real parts and its imaginary parts as a left operand, then both as a right one: pairs of words of a lane.
+  // Its real parts, its imaginary ones and those negated as a left operand, 32 lanes each, then all three as a right
+  // one: pairs of words of a lane.
   MONARCH_DEVICE Fragment* dft_matrix() const { return part<Fragment>(tile.dft_matrix); }
   MONARCH_DEVICE Fragment* level_matrices(int block) const { return part<Fragment>(tile.level_matrices + block * 256); }
   MONARCH_DEVICE HeadRoots& head_roots() const { return *part<HeadRoots>(tile.head_roots); }
@@ -81,6 +82,7 @@ struct StagedRows {
   MONARCH_DEVICE uint32_t& channel(int row) const { return state()[3 * tile.rows + row]; }
   MONARCH_DEVICE int points() const { return tile.nodes * 256; }
   MONARCH_DEVICE const BlockState& block() const { return *shared_memory<BlockState>(); }
+  MONARCH_DEVICE int quads_before(int row) const { return row * tile.nodes * kNodeQuads; }
   // Where in a plane a piece of 8 columns of a node is, piece p of four of part c of the columns: such that none of the
   // passes meets a bank twice.
   MONARCH_DEVICE int place(int row, int node, int c, int p) const {
@@ -211,10 +213,9 @@ MONARCH_DEVICE_CALL void make_common_tables() {
   });
   for_each_warp(s, 1, [&](int) {
     make_matrix(s.at, [&](int r, int c) { return scaled_root(r * c, 16, kMatrixScale / 4); }, s.dft_matrix(), false);
-    for (int part = 0; part < 2; ++part) {
-      const Fragment f = s.dft_matrix()[32 * part + s.at.lane];
-      s.dft_matrix()[64 + 32 * part + s.at.lane] = {f.w[0], f.w[2], f.w[1], f.w[3]};
-    }
+    Fragment* const f = s.dft_matrix() + s.at.lane;
+    f[64] = negated(f[32]);
+    for (int part = 0; part < 96; part += 32) f[96 + part] = {f[part].w[0], f[part].w[2], f[part].w[1], f[part].w[3]};
   });
 }
 
@@ -248,6 +249,30 @@ MONARCH_DEVICE float greatest_of(const float (&x)[8], float greatest) {
   return greatest;
 }
 
+// Calls f(piece, place) for pieces of a row that its points can read or write eight at a time; of each 512 a thread has
+// some of the first 256 and, in the same places after them, of the others: two loads that are on their way together,
+// and whose addresses differ by a constant. What is left are the pieces from the result on, in steps of `step`.
+template <class Points, class F>
+MONARCH_DEVICE int for_eights(const StagedRows& s, int row, const Points& points, int first, int step, F f) {
+  constexpr int kApart = 256;
+  int left = first;
+  if constexpr (comes_in_eights<Points>) {
+    const int end = points.eights() / 8;
+    if constexpr (comes_in_pairs<Points>) {
+      const int paired = end & ~(2 * kApart - 1);
+      // more than 256 threads begin with as many runs of 512
+      const int further = step > kApart ? 2 * step : step;
+      for (int piece = first + first / kApart * kApart; piece < paired; piece += further, piece += piece & kApart) {
+        const int place = s.place(row, piece);
+        f(piece, place), f(piece + kApart, place + kApart);
+      }
+      left += paired;
+    }
+    for (; left < end; left += step) f(left, s.place(row, left));
+  }
+  return left;
+}
+
 // source(s, row) gives a row of fft_rows.cuh, for rows from `begin` on.
 template <class Source>
 MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
@@ -256,23 +281,20 @@ MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
   for_rows(s, begin, [&](int row, int first, int step) {
     const auto points = source(s, row);
     float greatest = 0;
-    const auto put = [&](int piece, const float (&x)[8]) {
+    const auto put = [&](int place, const float (&x)[8]) {
       greatest = greatest_of(x, greatest);
-      const int place = s.place(row, piece);
       put_piece(x, s.plane(0)[place], s.plane(1)[place]);
     };
-    int piece = first;
-    float x[8];
-    if constexpr (comes_in_eights<decltype(points)>) {
-      for (const int end = points.eights() / 8; piece < end; piece += step) {
-        points.read(piece * 8, x);
-        put(piece, x);
-      }
-    }
+    int piece = for_eights(s, row, points, first, step, [&](int piece, int place) {
+      float x[8];
+      points.read(piece * 8, x);
+      put(place, x);
+    });
     for (; piece < s.points() / 8; piece += step) {
+      float x[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) x[i] = points(piece * 8 + i);
-      put(piece, x);
+      put(s.place(row, piece), x);
     }
     const uint32_t of_warp = warp_max(bits_of(greatest));
     if (s.at.lane == 0) atomicMax(&s.greatest_point(row, s.turn), of_warp);
@@ -287,20 +309,15 @@ MONARCH_DEVICE void unstage(RowsInUse use, Sink sink, int begin = 0) {
     const auto points = sink(s, row);
     const float back = s.block().gain * inverse_of_power(scale_for(s.greatest_point(row, s.turn))) *
                        inverse_of_power(scale_for(s.greatest_bin(row)));
-    float x[8];
-    const auto take = [&](unsigned piece) {
-      const int place = s.place(row, piece);
-      take_piece(s.plane(0)[place], s.plane(1)[place], back, x);
-    };
-    int piece = first;
-    if constexpr (comes_in_eights<decltype(points)>) {
-      for (const int end = points.eights() / 8; piece < end; piece += step) {
-        take(piece);
-        points.write(piece * 8, x);
-      }
-    }
+    const auto take = [&](int place, float (&x)[8]) { take_piece(s.plane(0)[place], s.plane(1)[place], back, x); };
+    int piece = for_eights(s, row, points, first, step, [&](int piece, int place) {
+      float x[8];
+      take(place, x);
+      points.write(piece * 8, x);
+    });
     for (; piece < s.points() / 8; piece += step) {
-      take(piece);
+      float x[8];
+      take(s.place(row, piece), x);
 #pragma unroll
       for (int i = 0; i < 8; ++i) points(piece * 8 + i, x[i]);
     }

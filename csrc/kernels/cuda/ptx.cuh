@@ -68,6 +68,9 @@ inline int anew(int number) { return number; }
 // A 16 x 16 matrix A of halves as a lane holds it for mma(): A[g][2q ..], A[g + 8][2q ..], A[g][2q + 8 ..],
 // A[g + 8][2q + 8 ..].
 using Fragment = Quad;
+MONARCH_DEVICE Fragment negated(const Fragment& a) {
+  return {negated(a.w[0]), negated(a.w[1]), negated(a.w[2]), negated(a.w[3])};
+}
 
 #if defined(__CUDACC__)
 

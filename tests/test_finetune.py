@@ -363,8 +363,9 @@ def test_gradients_of_small_batches_are_accumulated(watched, tmp_path):
     """A step of plain gradient descent over 12 rows, of which two are each other's negatives."""
     encoder, seen = fresh(hidden_dropout_prob=0.0), watched(None)
     start = torch.cat([p.detach().flatten() for p in encoder.parameters()])
-    options = FineTuneOptions(loss="mnrl", negatives=0, batch_size=12, at_once=2, in_batch=2, learning_rate=1.0, warmup=0,
-                              max_steps=1, weight_decay=0, max_grad_norm=1e9, more=QUIET | {"optim": "sgd"})  # fmt: skip
+    options = FineTuneOptions(loss="mnrl", negatives=0, batch_size=12, at_once=2, in_batch=2, learning_rate=1.0,
+                              warmup=0, max_steps=1, weight_decay=0, max_grad_norm=1e9,
+                              more=QUIET | {"optim": "sgd"})  # fmt: skip
     fine_tune(encoder, [some_data(count=12)], tmp_path, options)
     moved = torch.cat([p.detach().flatten() for p in encoder.parameters()]) - start
     assert [len(step["anchor_input_ids"]) for step in seen] == [2] * 6

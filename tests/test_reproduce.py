@@ -24,9 +24,9 @@ from monarch_ops.retrieval import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL = {"--model": "m2-bert-tiny", "--max-length": 32, "--vocab-size": 90, "--steps": 4, "--batch-size": 4, "--at-once": 2,
-         "--tune-steps": 4, "--tune-batch-size": 4, "--tune-at-once": 2, "--negatives": 2, "--held-out": 6, "--points": 2,
-         "--seeds": 2, "--device": "cpu"}  # fmt: skip
+SMALL = {"--model": "m2-bert-tiny", "--max-length": 32, "--vocab-size": 90, "--steps": 4, "--batch-size": 4,
+         "--at-once": 2, "--tune-steps": 4, "--tune-batch-size": 4, "--tune-at-once": 2, "--negatives": 2,
+         "--held-out": 6, "--points": 2, "--seeds": 2, "--device": "cpu"}  # fmt: skip
 
 
 def write(folder: Path, seed: int, split: str) -> Path:

@@ -20,9 +20,21 @@ from .training import Precision, split_name
 commands = typer.Typer()
 
 Ordering = Literal["mixture", "warm-start", "loss", "all"]
+PARAGRAPHS = (
+    "Compare ways to train as arXiv 2402.07440 does, with small models, and say whether its orderings come out.",
+    "mixture: pretraining on short and long texts > on long ones > on short ones, by nDCG@10 after fine-tuning with "
+    "the orthogonal projection loss. All arms of a seed have the same initial weights, steps and rows per step; long "
+    "rows have more tokens.",
+    "warm-start: a language model that starts from a shorter trained one > one that starts from nothing, by its "
+    "accuracy on held-out texts. Both make the same steps on the same rows; those of the shorter model come before.",
+    "loss: the orthogonal projection with a row on the device at a time > multiple negatives ranking with two, of "
+    "which each has one negative. Both start from the same pretrained model and see equally many queries with their "
+    "documents, each time beside one other document, in the same number of steps with gradients of equally many.",
+    "Stopped at any point, the same command goes on, and repeats nothing that is done.",
+)
 
 
-@commands.command()
+@commands.command(help="\n\n".join(PARAGRAPHS))
 def reproduce(
     context: typer.Context,
     ordering: Annotated[Ordering, typer.Argument(help="What to compare; see above.")],
@@ -50,21 +62,7 @@ def reproduce(
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what is in the output first.")] = False,
 ) -> None:
-    """Compare ways to train as arXiv 2402.07440 does, with small models, and say whether its orderings come out.
-
-    mixture: pretraining on short and long texts > on long ones > on short ones, by nDCG@10 after fine-tuning with the
-    orthogonal projection loss. All arms of a seed have the same initial weights, steps and rows per step; long rows
-    have more tokens.
-
-    warm-start: a language model that starts from a shorter trained one > one that starts from nothing, by its accuracy
-    on held-out texts. Both make the same steps on the same rows; those of the shorter model come before.
-
-    loss: the orthogonal projection with a row on the device at a time > multiple negatives ranking with two, of which
-    each has one negative. Both start from the same pretrained model and see the same number of queries with their
-    documents, each time beside one other document, in the same number of steps with gradients of as many queries.
-
-    Stopped at any point, the same command goes on, and repeats nothing that is done.
-    """
+    """Write trainings, pictures and results.json; show tables and verdicts."""
     retrieval, package = load_retrieval(), extra("..reproduce")
     given = {field.name: context.params[field.name] for field in dataclasses.fields(package.Options)}
     chosen = list(package.ORDERINGS) if ordering == "all" else [ordering]

@@ -29,7 +29,7 @@ def compare_losses(study: Study) -> Finding:
     arms: dict[str, list[float]] = {name: [] for name in own}
     references: dict[str, list[float]] = {"pretrained only": []}
     seconds = 0.0
-    for seed in study.seeds:
+    for seed in study.seeds("loss"):
         start, pretraining = study.pretrained("pretrained-mixed", seed)
         seconds += pretraining["seconds"]
         for name, given in own.items():

@@ -20,7 +20,7 @@ def compare_mixtures(study: Study) -> Finding:
     references: dict[str, list[float]] = {"fine-tuned only": [], "untrained": []}
     more: dict[str, dict[str, list[float]]] = {LOSS: {name: [] for name in ARMS}, TOKENS: {name: [] for name in ARMS}}
     seconds = 0.0
-    for seed in study.seeds:
+    for seed in study.seeds("mixture"):
         for name, short in ARMS.items():
             folder, manifest = study.pretrained(f"pretrained-{name.split()[0]}", seed, short=short)
             more[LOSS][name].append(measured(manifest, "loss")[-1][1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from datasets import Dataset
 from rich.progress import Progress
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 from ..retrieval import InputError, load_beir, train_tokenizer
 from ..retrieval.evaluation import Dense, Embedder, ModelOptions, evaluate
@@ -124,6 +125,7 @@ class Study:
             if not given:
                 raise InputError(f"there must be at least one folder of {name}, got none")
         self.options, self.output, self.progress = options, output, progress
+        logging.set_verbosity_error()  # or it reports the pooling that every language model lacks
         reading = progress.add_task("Reading", total=len(train) + len(test))
         self.sources = [folder for folder, _ in train]
         self.corpora = [open_corpus(folder) for folder in dict.fromkeys(self.sources)]
@@ -140,9 +142,13 @@ class Study:
         self.held_out = Dataset.from_dict({"text": [texts[i] for i in chosen]}).to_iterable_dataset()
         progress.remove_task(reading)
 
-    @property
-    def seeds(self) -> range:
-        return range(self.options.seeds)
+    def seeds(self, ordering: str) -> Iterator[int]:
+        """One after the other, with a bar of those that are done."""
+        bar = self.progress.add_task(f"{ordering}: seeds", total=self.options.seeds)
+        for seed in range(self.options.seeds):
+            yield seed
+            self.progress.advance(bar)
+        self.progress.remove_task(bar)
 
     def _tokenizer(self) -> Path:
         folder = self.output / "tokenizer"
@@ -254,7 +260,9 @@ class Study:
         embedder = Embedder(
             str(folder), self.output / "embeddings", ModelOptions(self.options.max_length, self.options.device)
         )
-        found = evaluate(self.test, [Dense(embedder)], self.progress)
+        bar = self.progress.add_task(f"{folder.name}: ranking", total=None)
+        found = evaluate(self.test, [Dense(embedder)], Progress(disable=True))  # it removes all bars that it finds
+        self.progress.remove_task(bar)
         return next(iter(found.averages().values()))[MAIN]
 
     def unigram(self) -> tuple[float, float]:

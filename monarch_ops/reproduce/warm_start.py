@@ -17,7 +17,7 @@ def compare_starts(study: Study) -> Finding:
     shorter: list[float] = []
     tokens: dict[str, list[float]] = {WARM: [], COLD: [], SHORTER: []}
     seconds = 0.0
-    for seed in study.seeds:
+    for seed in study.seeds("warm-start"):
         start, short = study.pretrained("start-shorter", seed, length=options.short_length)
         shorter.append(measured(short, "accuracy")[-1][1])
         tokens[SHORTER].append(tokens_seen(short) / 1e6)

@@ -38,7 +38,9 @@ def _bars(found: Finding, axes: Axes) -> None:
     axes.set_xticks(range(len(shown)), [name.replace(", ", ",\n") for name in shown])
     axes.set(ylabel=found.measure, ylim=(0, None))
     seeds = len(next(iter(found.arms.values())))
-    axes.set_xlabel(f"mean, standard deviation and each of {seeds} seeds", color="#666666")
+    axes.set_xlabel(
+        "one seed" if seeds == 1 else f"mean, standard deviation and each of {seeds} seeds", color="#666666"
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 

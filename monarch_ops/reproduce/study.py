@@ -60,19 +60,19 @@ class Options:
     """
 
     model: str = "m2-bert-small"
-    max_length: int = 512
+    max_length: int = 128
     shorter: int | None = None
     longest_short: int | None = None
     vocab_size: int = 1024
     seeds: int = 3
-    steps: int = 400
+    steps: int = 300
     batch_size: int = 16
-    at_once: int = 8
+    at_once: int = 16
     lr: float = 3e-3
-    tune_steps: int = 60
-    tune_batch_size: int = 32
+    tune_steps: int = 100
+    tune_batch_size: int = 16
     tune_at_once: int = 8
-    tune_lr: float = 2e-3
+    tune_lr: float = 5e-4
     negatives: int = 8
     held_out: int = 64
     points: int = 8
@@ -180,6 +180,7 @@ class Study:
             start: folder of a shorter model, for a warm start.
         """
         options, longest = self.options, length or self.options.max_length
+        longest_short = min(options.longest_short_example, longest)
         run = Run(self.output / f"{name}-seed{seed}", resume=True)
         model, tokenizer = new_language_model(
             options.model if start is None else str(start),
@@ -200,7 +201,8 @@ class Study:
                 at_once=options.at_once,
                 max_steps=options.steps,
                 short=short,
-                longest_short=min(options.longest_short_example, longest),
+                shortest=min(PretrainOptions.shortest, longest_short),
+                longest_short=longest_short,
                 precision=options.precision,
                 seed=seed,
                 save_every=-(-options.steps // options.points),

@@ -37,7 +37,7 @@ def write(folder: Path, seed: int, split: str) -> Path:
     documents = {f"d{i}": text for i, text in enumerate(texts(20, 60, seed))}
     queries = {f"q{i}": " ".join(text.split()[:4]) for i, text in enumerate(documents.values())}
     for name, found in (("corpus", documents), ("queries", queries)):
-        lines = [json.dumps({"_id": id, "text": text}) for id, text in found.items()]
+        lines = [json.dumps({"_id": id, "title": "", "text": text}) for id, text in found.items()]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
     (folder / "qrels" / f"{split}.tsv").write_text("\n".join(f"q{i}\td{i}\t1" for i in range(20)))
     return folder

@@ -22,8 +22,8 @@ commands = typer.Typer()
 Ordering = Literal["mixture", "warm-start", "loss", "all"]
 PARAGRAPHS = (
     "Compare ways to train as arXiv 2402.07440 does, with small models, and say whether its orderings come out.",
-    "mixture: pretraining on short and long texts > on long ones > on short ones, by nDCG@10 after fine-tuning with "
-    "the orthogonal projection loss. All arms of a seed have the same initial weights, steps and rows per step; long "
+    "mixture: pretraining on short and long texts > on long ones > on short ones, by nDCG@10 after fine-tuning. "
+    "All arms of a seed have the same initial weights, steps and rows per step; long "
     "rows have more tokens.",
     "warm-start: a language model that starts from a shorter trained one > one that starts from nothing, by its "
     "accuracy on held-out texts. Both make the same steps on the same rows; those of the shorter model come before.",
@@ -57,7 +57,8 @@ def reproduce(
     tune_batch_size: Annotated[int, typer.Option(min=2, help="Rows per step of fine-tuning; loss: queries.")] = 16,
     tune_at_once: Annotated[int, typer.Option(min=1, help="Rows on a device at a time; loss: 1 and 2.")] = 8,
     tune_lr: Annotated[float, typer.Option(min=0, help="Largest learning rate of fine-tuning.")] = 5e-4,
-    negatives: Annotated[int, typer.Option(min=1, help="mixture: of a query and relevant document.")] = 8,
+    tune_loss: Annotated[Literal["mnrl", "opl"], typer.Option(help="mixture: mnrl of a batch, or opl.")] = "mnrl",
+    negatives: Annotated[int, typer.Option(min=1, help="mixture, opl: of a query and relevant document.")] = 8,
     precision: Precision = "float32",
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what is in the output first.")] = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .finding import Finding
 from .study import MIXED, Study, measured, tokens_seen
 
@@ -16,6 +18,10 @@ def compare_mixtures(study: Study) -> Finding:
     Beside them stand a model that is fine-tuned without pretraining, and one that is not trained at all.
     """
     options = study.options
+    own: dict[str, Any] = {
+        "loss": options.tune_loss,
+        "negatives": 0 if options.tune_loss == "mnrl" else options.negatives,
+    }
     arms: dict[str, list[float]] = {name: [] for name in ARMS}
     references: dict[str, list[float]] = {"fine-tuned only": [], "untrained": []}
     more: dict[str, dict[str, list[float]]] = {LOSS: {name: [] for name in ARMS}, TOKENS: {name: [] for name in ARMS}}
@@ -25,10 +31,10 @@ def compare_mixtures(study: Study) -> Finding:
             folder, manifest = study.pretrained(f"pretrained-{name.split()[0]}", seed, short=short)
             more[LOSS][name].append(measured(manifest, "loss")[-1][1])
             more[TOKENS][name].append(tokens_seen(manifest) / 1e6)
-            tuned, tuning = study.fine_tuned(f"mixture-{name.split()[0]}", seed, folder, negatives=options.negatives)
+            tuned, tuning = study.fine_tuned(f"mixture-{name.split()[0]}", seed, folder, **own)
             arms[name].append(study.ndcg(tuned))
             seconds += manifest["seconds"] + tuning["seconds"]
-        tuned, tuning = study.fine_tuned("mixture-none", seed, None, negatives=options.negatives)
+        tuned, tuning = study.fine_tuned("mixture-none", seed, None, **own)
         references["fine-tuned only"].append(study.ndcg(tuned))
         references["untrained"].append(study.ndcg(study.untuned("untrained", seed, None)))
         seconds += tuning["seconds"]

@@ -52,7 +52,9 @@ class Options:
         steps, batch_size, at_once, lr: of pretraining.
         tune_steps, tune_batch_size, tune_lr: of fine-tuning, with a batch of queries and relevant documents.
         tune_at_once: rows on a device at a time in fine-tuning, but where losses are compared.
-        negatives: per query where pretraining is compared.
+        tune_loss: of fine-tuning where pretraining is compared: "mnrl" with the other documents of the batch as
+            negatives, which learns within minutes, or the paper's "opl".
+        negatives: of "opl" there, per query and relevant document.
         held_out: documents of the test data that language models are measured on.
         points: how often that is done on the way.
         precision: of autocast.
@@ -73,6 +75,7 @@ class Options:
     tune_batch_size: int = 16
     tune_at_once: int = 8
     tune_lr: float = 5e-4
+    tune_loss: Literal["mnrl", "opl"] = "mnrl"
     negatives: int = 8
     held_out: int = 64
     points: int = 8

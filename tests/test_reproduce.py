@@ -175,6 +175,14 @@ def test_arms_differ_in_what_they_should_only(done):
             }
 
 
+def test_the_mixture_with_the_loss_of_the_paper(data, done, tmp_path):
+    result = run("mixture", data, tmp_path / "out", seeds=1, tune_loss="opl")
+    assert result.exit_code == 0, result.output
+    for folder, expected in ((tmp_path / "out", ("opl", 2)), (done[0], ("mnrl", 0))):
+        made = manifest(folder / "mixture-short-seed0")
+        assert (made["loss"], made["negatives"]) == expected
+
+
 def test_seeds_change_weights_order_and_masks(done):
     output, _ = done
     for name in ("pretrained-mixed", "start-warm", "loss-opl"):

@@ -37,7 +37,7 @@ def write(folder: Path, seed: int, split: str) -> Path:
     documents = {f"d{i}": text for i, text in enumerate(texts(20, 60, seed))}
     queries = {f"q{i}": " ".join(text.split()[:4]) for i, text in enumerate(documents.values())}
     for name, found in (("corpus", documents), ("queries", queries)):
-        lines = [json.dumps({"_id": id, "title": "", "text": text}) for id, text in found.items()]
+        lines = [json.dumps({"_id": id, "text": text}) for id, text in found.items()]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
     (folder / "qrels" / f"{split}.tsv").write_text("\n".join(f"q{i}\td{i}\t1" for i in range(20)))
     return folder
@@ -259,7 +259,7 @@ def test_the_command_refuses(data, done, tmp_path, monkeypatch):
         "Error: the model must be a folder, a preset or a file of options", "loss", data, tmp_path / "a", model="big"
     )
     gone = ["--train", str(tmp_path / "gone"), *data[2:]]
-    refused("gone, which does not exist", "loss", gone, tmp_path / "b")
+    refused("must hold corpus.jsonl or corpus.jsonl.gz, got no such folder", "loss", gone, tmp_path / "b")
     refused("learning_rate=0.5, not", "mixture", data, done[0], lr=0.5)
     refused("Missing option '--test'", "loss", data[:2], tmp_path / "c", code=2)
 

@@ -46,7 +46,9 @@ class Pair:
         if len(self.differences) < 2:
             return ONE_SEED
         signs = {(value > 0) - (value < 0) for value in self.differences}
-        return {(1,): AS_PUBLISHED, (-1,): REVERSED}.get(tuple(signs), UNDECIDED)
+        if signs == {1}:
+            return AS_PUBLISHED
+        return REVERSED if signs == {-1} else UNDECIDED
 
     def __str__(self) -> str:
         by_seed = ", ".join(f"{value:+.3f}" for value in self.differences)

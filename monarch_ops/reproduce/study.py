@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from rich.progress import Progress
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
@@ -27,7 +27,6 @@ from ..training import (
     fine_tune,
     new_encoder,
     new_language_model,
-    open_corpus,
     packed,
     pretrain,
     texts_of,
@@ -131,18 +130,19 @@ class Study:
         logging.set_verbosity_error()  # or it reports the pooling that every language model lacks
         reading = progress.add_task("Reading", total=len(train) + len(test))
         self.sources = [folder for folder, _ in train]
-        self.corpora = [open_corpus(folder) for folder in dict.fromkeys(self.sources)]
         whole = []
         for folder, split in (*train, *test):
             whole.append(load_beir(folder, split))
             progress.advance(reading)
+        documents = {folder: part.documents for folder, part in zip(self.sources, whole, strict=False)}
+        self.corpora = [_corpus(texts.values()) for texts in documents.values()]
         self.tokenizer = self._tokenizer()
         cutting = new_encoder(options.model, [], max_length=options.max_length, tokenizer=self.tokenizer, device="cpu")
         seen = [cut(part, cutting) for part in whole]
         self.train, self.test = seen[: len(train)], seen[len(train) :]
         texts = list(dict.fromkeys(text for part in self.test for text in part.documents.values()))
         chosen = np.random.default_rng(0).permutation(len(texts))[: options.held_out]
-        self.held_out = Dataset.from_dict({"text": [texts[i] for i in chosen]}).to_iterable_dataset()
+        self.held_out = _corpus(texts[i] for i in chosen)
         progress.remove_task(reading)
 
     def seeds(self, ordering: str) -> Iterator[int]:
@@ -277,6 +277,10 @@ class Study:
         counts = np.bincount([id for row in rows for id in row if id not in tokenizer.all_special_ids])
         shares = counts[counts > 0] / counts.sum()
         return float(-(shares * np.log(shares)).sum()), float(shares.max())
+
+
+def _corpus(texts: Iterable[str]) -> IterableDataset:
+    return Dataset.from_dict({"text": list(texts)}).to_iterable_dataset()
 
 
 def machine(device: str | None) -> dict[str, Any]:

@@ -13,13 +13,14 @@ import typer
 from rich.console import Console
 
 from .. import _C, __version__, variants
-from . import evaluation, retrieval, training
+from . import evaluation, reproduce, retrieval, training
 from .common import extra, show
 
 app = typer.Typer(help="FFT long convolutions and Monarch block-diagonal matmuls for PyTorch.", no_args_is_help=True)
 app.add_typer(retrieval.commands)
 app.add_typer(evaluation.commands)
 app.add_typer(training.commands)
+app.add_typer(reproduce.commands)
 
 
 @app.callback()

@@ -83,6 +83,9 @@ def train(
     batch_size: BatchSize = 32,
     at_once: AtOnce = 8,
     tokens_at_once: Annotated[int | None, typer.Option(min=1, help="mnrl: tokens at a time, not rows.")] = None,
+    in_batch: Annotated[
+        int | None, typer.Option(min=1, help="mnrl: rows that are each other's negatives; default: the batch.")
+    ] = None,
     lr: Rate = 5e-6,
     warmup: Warmup = 0.1,
     weight_decay: Decay = 0.01,
@@ -110,7 +113,7 @@ def train(
 
     def run() -> dict[str, Any]:
         options = _options(training.FineTuneOptions, context.params)
-        parts = [retrieval.load_beir(*_split(folder)) for folder in data]
+        parts = [retrieval.load_beir(*split_name(folder)) for folder in data]
         texts = (text for part in parts for text in (*part.documents.values(), *part.queries.values()))
         folder = training.Run(output, resume, overwrite)
         if done := folder.finished():
@@ -122,13 +125,13 @@ def train(
         return training.fine_tune(
             encoder, parts, folder, options,
             teacher=None if teacher is None else retrieval.load_encoder(teacher, device),
-            validation=None if validate is None else retrieval.load_beir(*_split(validate)),
+            validation=None if validate is None else retrieval.load_beir(*split_name(validate)),
         )  # fmt: skip
 
     _trained(run, output)
 
 
-def _split(name: str) -> tuple[str, str | None]:
+def split_name(name: str) -> tuple[str, str | None]:
     """FOLDER:SPLIT, or a folder alone."""
     folder, colon, split = name.rpartition(":")
     return (folder, split) if colon and not Path(name).exists() else (name, None)

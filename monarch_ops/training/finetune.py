@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from rich.progress import Progress
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
@@ -29,7 +30,7 @@ from ..retrieval import InputError, OrthogonalProjectionLoss, RetrievalData, emb
 from ..retrieval.embed import dimension, prompt_of
 from ..retrieval.encoder import fingerprint
 from .pairs import Rows, cut, spans, training_rows
-from .run import Run, TrainOptions
+from .run import Run, TrainOptions, show_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class FineTuneOptions(TrainOptions):
         scale: of the cosines in "mnrl", the inverse of its temperature.
         margin: of "triplet" and "contrastive".
         tokens_at_once: "mnrl": so many tokens on a device at a time, instead of `at_once` rows.
+        in_batch: "mnrl": so many rows on a device are each other's negatives, and gradients are accumulated over the
+            others; None: all of the batch are.
     """
 
     learning_rate: float = 5e-6
@@ -56,14 +59,16 @@ class FineTuneOptions(TrainOptions):
     scale: float = 20.0
     margin: float = 0.5
     tokens_at_once: int | None = None
+    in_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise InputError(f"the loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
         if LOSSES[self.loss].needs_negatives and self.negatives < 1:
             raise InputError(f"the negatives must be at least 1 with loss {self.loss!r}, got {self.negatives}")
-        if self.tokens_at_once is not None and self.loss != "mnrl":
-            raise InputError(f"the tokens at once are an option of loss 'mnrl', got {self.loss!r}")
+        for name, given in (("tokens at once", self.tokens_at_once), ("rows in a batch", self.in_batch)):
+            if given is not None and self.loss != "mnrl":
+                raise InputError(f"the {name} are an option of loss 'mnrl', got {self.loss!r}")
 
 
 class _Recipe(NamedTuple):
@@ -82,7 +87,7 @@ def _ranking(model: SentenceTransformer, options: FineTuneOptions) -> nn.Module:
         options.scale,
         mini_batch_size=options.at_once,
         mini_batch_num_tokens=options.tokens_at_once,
-        gather_across_devices=torch.distributed.is_initialized(),
+        gather_across_devices=torch.distributed.is_initialized() and options.in_batch is None,
     )
 
 
@@ -186,8 +191,8 @@ def _trainer(
         "num_train_epochs": options.epochs,
         "prompts": {name: prompt for name, prompt in prompts.items() if prompt} or None,
     }
-    if options.loss == "mnrl":  # a whole batch at once, in which a text that is there twice would be its own negative
-        own |= {"batch_sampler": "no_duplicates", "whole_batch": True}
+    if options.loss == "mnrl":  # a batch at once, in which a text that is there twice would be its own negative
+        own |= {"batch_sampler": "no_duplicates", "whole_batch": options.in_batch is None, "rows": options.in_batch}
     if validation is not None:
         own |= {"eval_strategy": "steps", "eval_steps": options.save_every}
     arguments = options.arguments(SentenceTransformerTrainingArguments, run.checkpoints, encoder.device.type, **own)
@@ -209,6 +214,7 @@ def fine_tune(
     *,
     teacher: SentenceTransformer | None = None,
     validation: RetrievalData | None = None,
+    progress: Progress | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -222,6 +228,7 @@ def fine_tune(
         output: folder; until the end it holds ``checkpoints``. Or a :class:`Run` of one, and its options with it.
         teacher: whose vectors the loss "prototype" teaches.
         validation: ranked with every checkpoint.
+        progress: where to show the steps, instead of the trainer's own bar.
         resume: go on with what is in `output`, if there is anything.
         overwrite: remove what there is.
 
@@ -248,6 +255,7 @@ def fine_tune(
     start = time.perf_counter()
     rows = _rows(encoder, data, options, teacher)
     trainer = _trainer(encoder, rows, run, options, validation)
+    show_steps(trainer, progress, run.output.name)
     trainer.train(resume_from_checkpoint=checkpoint)
     encoder.eval()
     return run.finish(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import (
@@ -27,7 +28,7 @@ from ..m2bert import M2BertForMaskedLM
 from ..retrieval import InputError
 from ..retrieval.encoder import tokenizer_rules, weights_digest
 from .mixture import Corpus, Mixture, packed, texts_of
-from .run import Run, TrainOptions
+from .run import Run, TrainOptions, show_steps
 from .start import save_language_model
 
 
@@ -121,6 +122,7 @@ def pretrain(
     validation: Corpus | None = None,
     device: str | None = None,
     about: dict[str, Any] | None = None,
+    progress: Progress | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -136,6 +138,7 @@ def pretrain(
         validation: loss and accuracy on it, packed to the longest input, with every checkpoint.
         device: "cpu", or None: a GPU when there is one.
         about: what else the manifest says, and a training that is resumed must agree with, such as the corpora's names.
+        progress: where to show the steps, instead of the trainer's own bar.
         resume: go on with what is in `output`, if there is anything.
         overwrite: remove what there is.
 
@@ -171,8 +174,8 @@ def pretrain(
         preprocess_logits_for_metrics=_most_likely,
         validation_collator=partial(masking, tokenizer, options.masked_in_validation, options.seed),
     )
+    show_steps(trainer, progress, run.output.name)
     trainer.train(resume_from_checkpoint=checkpoint)
-
     measured = {
         "steps": trainer.state.global_step,
         "seconds": time.perf_counter() - start,

@@ -93,9 +93,13 @@ def cut(data: RetrievalData, encoder: SentenceTransformer) -> RetrievalData:
         return data
 
     def beginning(text: str) -> str:
-        ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
         last = longest + 16  # tokens: the last one may become another when the text behind it is gone
-        return text[: ends[last][1]] if len(ends) > last else text
+        for part in dict.fromkeys((text[: 32 * last], text)):  # characters that are almost always enough, or all
+            found = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ends = found["offset_mapping"]
+            if len(ends) > last:
+                return part[: ends[last][1]]
+        return text
 
     def all_cut(texts: dict[str, str]) -> dict[str, str]:
         return {id: beginning(text) for id, text in texts.items()}

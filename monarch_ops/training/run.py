@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import PartialState
-from transformers import TrainingArguments
+from rich.progress import Progress
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ..retrieval import InputError
 
@@ -52,12 +53,20 @@ class TrainOptions:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(
-        self, kind: type[Arguments], folder: Path, device: str | None, *, whole_batch: bool = False, **own: Any
+        self,
+        kind: type[Arguments],
+        folder: Path,
+        device: str | None,
+        *,
+        rows: int | None = None,
+        whole_batch: bool = False,
+        **own: Any,
     ) -> Arguments:
         """What the trainer takes, with `own` besides.
 
         Args:
-            whole_batch: the trainer gets all rows of a step, and its loss takes `at_once` of them at a time.
+            rows: that it gets at a time on a device; None: `at_once`.
+            whole_batch: it gets all rows of a step, and its loss takes `at_once` of them at a time.
 
         Raises:
             InputError: the batch is no multiple of what is on the devices at once, or `more` has an unknown name.
@@ -87,7 +96,7 @@ class TrainOptions:
         except TypeError as error:
             raise InputError(f"'more' must name arguments of TrainingArguments: {error}") from error
         devices = max(1, made.n_gpu) * made.world_size
-        rows = max(1, self.batch_size // devices) if whole_batch else self.at_once
+        rows = max(1, self.batch_size // devices) if whole_batch else rows or self.at_once
         if self.batch_size % (rows * devices):
             raise InputError(
                 f"the batch must be a multiple of the rows on all devices at once, {rows * devices}, "
@@ -96,6 +105,30 @@ class TrainOptions:
         made.per_device_train_batch_size = rows
         made.gradient_accumulation_steps = self.batch_size // (rows * devices)
         return made
+
+
+class _Steps(TrainerCallback):
+    """The steps of a training as a bar of `progress`."""
+
+    def __init__(self, progress: Progress, label: str) -> None:
+        self._progress, self._bar = progress, progress.add_task(label, total=None)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._progress.update(self._bar, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._progress.update(self._bar, completed=state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._progress.remove_task(self._bar)
+
+
+def show_steps(trainer: Trainer, progress: Progress | None, label: str) -> None:
+    """In a bar of `progress`, if there is one, instead of the trainer's own bar and its lines of losses."""
+    if progress is not None:
+        for theirs in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(theirs)
+        trainer.add_callback(_Steps(progress, label))
 
 
 class Run:

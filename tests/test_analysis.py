@@ -14,13 +14,14 @@ pytest.importorskip("sklearn", reason="needs the extra monarch-ops[eval]")
 pytest.importorskip("sentence_transformers", reason="needs the extra monarch-ops[retrieval]")
 
 from rich.progress import Progress
+from sentence_transformers import SentenceTransformer
 from tiny_encoder import WORDS, save_checkpoint, texts
 from tiny_m2bert import LONGEST
 from typer.testing import CliRunner, Result
 
 from monarch_ops import cli
-from monarch_ops.retrieval import InputError, RetrievalData, ndcg
-from monarch_ops.retrieval.analysis import by_length, chance_ndcg, cluster, needle_data, split_passages
+from monarch_ops.retrieval import InputError, RetrievalData, embed, ndcg
+from monarch_ops.retrieval.analysis import by_length, chance_ndcg, cluster, measures, needle_data, split_passages
 from monarch_ops.retrieval.evaluation import Dense, Oracle, evaluate
 from monarch_ops.retrieval.evaluation.rankers import Ranked, Ranker
 
@@ -167,11 +168,22 @@ def test_lengths_and_needle_commands(model, tmp_path):
     assert "Error: tiny: a haystack needs 3999 passages" in done.stderr
 
 
-def test_tokens_command(model, tmp_path):
+def test_tokens_command(model, tmp_path, monkeypatch):
+    embedded = []
+
+    def watched(encoder: SentenceTransformer, texts: list[str], **options) -> np.ndarray:
+        embedded.append(tuple(texts))
+        return embed(encoder, texts, **options)
+
+    monkeypatch.setattr(measures, "embed", watched)
+    monkeypatch.setattr(measures, "MEASURED", 0.2)
     folder = write(tmp_path, made("tiny", 40, 1))
     done = run("tokens", "--data", folder, "--model", model, "-o", tmp_path / "out", "--device", "cpu",
                "--length", 16, "--length", LONGEST, "--length", 2 * LONGEST)  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert len({*embedded}) == 2  # the beginnings of the longest documents, at two lengths
+    assert min(embedded.count(texts) for texts in {*embedded}) > 3  # or the time says little
+    assert "Quality, tiny: nDCG@10" in done.stdout
     quality, speed, memory = json.loads((tmp_path / "out" / "tokens.json").read_text())
     for curves in (quality, speed, memory):
         values = curves["lines"][str(model)]

@@ -21,7 +21,11 @@ analyze = typer.Typer(help="Look closer at how models rank; each command writes 
 commands.add_typer(analyze, name="analyze")
 
 Data = Annotated[
-    list[str], typer.Option(help="A BEIR folder, locov1 (all 12 tasks) or locov1:qmsum,gov_report; may be given again.")
+    list[str],
+    typer.Option(
+        help="A BEIR folder, locov1 (all 12 tasks) or locov1:qmsum,gov_report, mteb:LongEmbed or "
+        "mteb:SciFact,NFCorpus; may be given again."
+    ),
 ]
 Models = Annotated[
     list[str],
@@ -107,6 +111,56 @@ def evaluate(
     else:
         for part in found.rendered():
             Console().print(part)
+
+
+@commands.command()
+def mteb(
+    models: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            help="minilm (all-MiniLM-L6-v2), a folder with a model, or a name on the Hugging Face hub; given again, "
+            "they are compared.",
+        ),
+    ],
+    task: Annotated[list[str] | None, typer.Option(help="Its name in mteb, such as STS12; may be given again.")] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(help="Its name in mteb, such as BEIR, LongEmbed, 'MTEB(eng, v2)'; may be given again."),
+    ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Of --task, if it has several: eng, deu, ...; default: all of them.")
+    ] = None,
+    max_length: MaxLength = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("mteb_output"),
+    tokens_per_batch: TokensPerBatch = 8192,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
+    """Measure models on tasks of mteb, of all types: retrieval, classification, clustering, similarity and others.
+
+    Their data is on the Hugging Face hub. Stopped at any point, the same command goes on: mteb keeps the scores of
+    every task, and of every part of it, in the output folder.
+    """
+    evaluation, tasks = extra("..retrieval.evaluation"), extra("..retrieval.evaluation.mteb_tasks")
+    scores = extra("..retrieval.evaluation.mteb_scores")
+    if not task and not benchmark:
+        raise typer.BadParameter("must be given, or --benchmark", param_hint="--task")
+    options = evaluation.ModelOptions(max_length, device, tokens_per_batch)
+    with _stoppable():
+        suites = [tasks.find_benchmark(name) for name in benchmark or []]
+        if task:
+            suites.append(tasks.Suite("tasks", [tasks.find_task(name, language) for name in task]))
+        with load_retrieval().progress_bars() as progress:
+            found = scores.measure(suites, models, output, options, progress)
+        text = _write(output / "scores.json", found.as_json())
+    if as_json:
+        typer.echo(text)
+    else:
+        for part in found.rendered():
+            Console().print(part)
+    if found.failed():
+        raise typer.Exit(1)
 
 
 def _save_curves(output: Path, name: str, curves: list[Any], **form: bool) -> None:

@@ -72,6 +72,8 @@ def draw(curves: Sequence[Curves], file: Path, *, bars: bool = False, log: bool 
             axes.set(xscale="log" if log else "linear")
             axes.set_xticks(each.x if log else range(len(each.x)), list(map(_name, each.x)))
             axes.minorticks_off()
+        if each.digits == 0:
+            axes.yaxis.set_major_formatter("{x:,.0f}")
         if each.chance is not None:
             axes.axhline(each.chance, color="#9a9a9a", linestyle=":", label="chance")
         axes.set(title=each.title, xlabel=each.x_name, ylabel=each.y_name, ylim=(0, each.top))

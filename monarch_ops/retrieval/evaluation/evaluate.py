@@ -27,11 +27,11 @@ from .rankers import Ranker
 
 CUTOFFS = (1, 3, 5, 10, 100)
 MAIN = 10  # the cutoff that tables of several tasks show
-LOCOV1 = "locov1"
+LOCOV1, MTEB = "locov1", "mteb"
 
 
 def read_data(name: str, split: str | None = None, locov1: str | Path | None = None) -> list[RetrievalData]:
-    """What ``--data`` names: a BEIR folder, or "locov1" with or without ":task,task".
+    """What ``--data`` names: a BEIR folder, "locov1" with or without ":task,task", or "mteb:" and a benchmark or tasks.
 
     Args:
         split: of a BEIR folder.
@@ -40,6 +40,12 @@ def read_data(name: str, split: str | None = None, locov1: str | Path | None = N
     first, colon, tasks = name.partition(":")
     if first == LOCOV1:
         return load_locov1(tasks.split(",") if colon else TASKS, locov1)
+    if first == MTEB and colon:
+        try:
+            from .mteb_tasks import retrieval_tasks
+        except ImportError as error:
+            raise InputError(str(error)) from error
+        return retrieval_tasks(tasks)
     return [load_beir(name, split)]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,13 +42,17 @@ class ModelOptions:
     window: int = 2_000_000
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, others: Sequence[str] = ()) -> None:
     """
+    Args:
+        others: that it could have been besides, for the message.
+
     Raises:
         InputError: a model cannot have this name.
     """
     if name != MINILM and not Path(name).is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
-        wanted = f"bm25, oracle, {MINILM}, a folder with a model, or a name on the Hugging Face hub such as org/name"
+        words = ", ".join([*others, MINILM])
+        wanted = f"{words}, a folder with a model, or a name on the Hugging Face hub such as org/name"
         raise InputError(f"a model must be {wanted}; got {name}")
 
 

@@ -151,7 +151,7 @@ def make_rankers(
     """
     for name in names:
         if name not in (BM25.model, Oracle.model):
-            check_name(name)
+            check_name(name, (BM25.model, Oracle.model))
     unknown = [kind for kind in chunks if kind not in get_args(Chunking)]
     if unknown or not chunks:
         raise InputError(f"chunks must be {', '.join(get_args(Chunking))}; got {', '.join(unknown) or 'nothing'}")

@@ -168,6 +168,7 @@ def test_corpora_of_every_form(tmp_path, monkeypatch):
     (tmp_path / "beir" / "qrels").mkdir(parents=True)
     with gzip.open(tmp_path / "beir" / "corpus.jsonl.gz", "wt") as file:
         file.write("\n".join(json.dumps({"_id": line["title"]} | line) for line in lines))
+        file.write('\n{"_id": "t3", "text": "no title"}\n')
     (tmp_path / "beir" / "queries.jsonl").write_text('{"_id": "q", "text": "not this"}')
 
     def read(name: str, *options) -> list[str]:
@@ -177,7 +178,11 @@ def test_corpora_of_every_form(tmp_path, monkeypatch):
     assert read("a.txt", None, False) == ["one\n\ntwo\n"]
     assert read("b.jsonl") == read("c.parquet") == ["x1", "x2"]
     assert read("b.jsonl", ("text", "title")) == ["x1 t1", "x2 t2"]
-    assert read("beir") == ["t1 x1", "t2 x2"]
+    assert read("beir") == ["t1 x1", "t2 x2", "no title"]
+    assert read("beir", ("text",)) == ["x1", "x2", "no title"]
+    (tmp_path / "bare" / "qrels").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"corpus\.jsonl"):
+        read("bare")
     asked = []
 
     def hub(*given, **options) -> IterableDataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def load_beir(folder: str | Path, split: str | None = None) -> RetrievalData:
     )
 
 
+def document_texts(folder: str | Path) -> Iterator[str]:
+    """The documents of a folder of BEIR, each beginning with its title, as they are read.
+
+    Raises:
+        InputError: see :func:`load_beir`.
+    """
+    return (text for _, _, text in _texts(_one_file(Path(folder), "corpus")))
+
+
 def _one_file(folder: Path, stem: str) -> Path:
     found = [file for suffix in ("", ".gz") if (file := folder / f"{stem}.jsonl{suffix}").is_file()]
     if len(found) != 1:
@@ -73,17 +83,22 @@ def _one_file(folder: Path, stem: str) -> Path:
     return found[0]
 
 
-def _read_texts(file: Path) -> tuple[dict[str, str], Places]:
-    """Texts, a title before them, and places by id."""
-    texts: dict[str, str] = {}
-    places: Places = {}
+def _texts(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Place, id and text, which a title comes before."""
     for place, _, row in json_lines(file):
         id = str(read_field(row, "_id", place, str | int))
+        title = read_field(row, "title", place, str) if row.get("title") is not None else ""
+        yield place, id, f"{title} {read_field(row, 'text', place, str)}".strip()
+
+
+def _read_texts(file: Path) -> tuple[dict[str, str], Places]:
+    """Texts and places by id."""
+    texts: dict[str, str] = {}
+    places: Places = {}
+    for place, id, text in _texts(file):
         if id in places:
             raise InputError(f"{place}: ids must differ, got {id!r} again, which {places[id]} has")
-        title = read_field(row, "title", place, str) if row.get("title") is not None else ""
-        texts[id] = f"{title} {read_field(row, 'text', place, str)}".strip()
-        places[id] = place
+        texts[id], places[id] = text, place
     if not texts:
         raise InputError(f"{file}: must hold at least one line, got an empty file")
     return texts, places

@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from ..retrieval import InputError, Source
+from ..retrieval.beir import document_texts
 
 HUB = "hf:"
 
@@ -20,6 +21,10 @@ HUB = "hf:"
 def _texts(path: Path, fields: tuple[str, ...], per_line: bool | None, glob: str) -> Iterator[dict[str, str]]:
     for document in Source(path, fields, per_line=per_line, glob=glob):
         yield {"text": document.text}
+
+
+def _beir(path: Path) -> Iterator[dict[str, str]]:
+    return ({"text": text} for text in document_texts(path))
 
 
 def open_corpus(
@@ -30,7 +35,7 @@ def open_corpus(
     Args:
         source: what :class:`Source` reads; a folder of BEIR, of which the documents are; or ``hf:NAME`` or
             ``hf:NAME:CONFIG``, the split "train" of a data set for ``datasets.load_dataset``.
-        fields: the texts to join with a space; None: ``text``, of BEIR ``title`` too.
+        fields: the texts to join with a space; None: ``text``, of BEIR the title, if there is one, before it.
         per_line, glob: see :class:`Source`.
 
     Raises:
@@ -43,7 +48,10 @@ def open_corpus(
         return stream.map(lambda row: {"text": " ".join(row[name] for name in wanted)}).select_columns(["text"])
     path = Path(source)
     if (path / "qrels").is_dir():
-        glob, fields = "corpus.jsonl*", fields or ("title", "text")
+        if fields is None:
+            document_texts(path)
+            return Corpus.from_generator(_beir, gen_kwargs={"path": path})
+        glob = "corpus.jsonl*"
     Source(path, glob=glob).files()
     given = {"path": path, "fields": fields or ("text",), "per_line": per_line, "glob": glob}
     return Corpus.from_generator(_texts, gen_kwargs=given)

@@ -44,7 +44,7 @@ def _products(device: torch.device, dtype: torch.dtype) -> float:
     for n in (4096, 8192) if device.type == "cuda" else (768, 1536, 3072):
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
         out = torch.empty_like(a)
-        rates.append(2 * n**3 / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, 3))  # type: ignore[misc]
+        rates.append(2 * n**3 / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, 3))
     return max(rates)
 
 

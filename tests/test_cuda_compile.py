@@ -329,6 +329,14 @@ def test_the_check_can_fail(old: str, new: str, problem: str) -> None:
     assert problems(LISTING, ("80", "90a"), 1024) != []
 
 
+@pytest.mark.parametrize(("block", "counted"), [(["LDG.E.128"] * FILTER_LOADS + ["FMUL"], 5),
+                                                (["LDG.E.128"] * 2 + ["FMUL"], 8),
+                                                (["LDG.E.128"] * FILTER_LOADS + ["HMMA.16816.F32"], 10)])  # fmt: skip
+def test_only_the_filter_is_left_out_of_a_loop(block: list[str], counted: int) -> None:
+    loop = [".L_x_1:", "LDS", "BRA(.L_x_2)", *block, ".L_x_2:", "HMMA.16816.F32", "FFMA", "BRA(.L_x_1)"]
+    assert [found.total() for found in inner_loops(["MOV", *loop, "EXIT"])] == [counted]
+
+
 def test_ptxas_reports_spills(configured: Path, tmp_path: Path) -> None:
     """A kernel that cannot but spill is found out by the real compiler's real words."""
     source = tmp_path / "spill.cu"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -20,6 +22,23 @@ def show(found: dict[str, Any]) -> None:
             value = [f"{kernel}: {', '.join(names)}" for kernel, names in value.items()]
         table.add_row(name, "\n".join(value) or "none" if isinstance(value, list) else str(value))
     Console().print(table)
+
+
+def write_json(file: Path, value: Any) -> str:
+    """Write a JSON file, with the folder that it is in; gives its text."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text + "\n", "utf-8")
+    return text
+
+
+def show_found(found: Any, text: str | None = None) -> None:
+    """All that it renders for the terminal, or the text instead, if there is one."""
+    if text is not None:
+        typer.echo(text)
+        return
+    for part in found.rendered():
+        Console().print(part)
 
 
 def extra(module: str) -> ModuleType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .common import extra, refuse
+from .common import extra, refuse, show_found, write_json
 from .retrieval import Device, TokensPerBatch, Window, load_retrieval
 
 commands = typer.Typer()
@@ -76,13 +75,6 @@ def _evaluated(sets: list[Any], rankers: Iterator[Any]) -> Any:
         return extra("..retrieval.evaluation").evaluate(sets, rankers, progress)
 
 
-def _write(file: Path, value: Any) -> str:
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text + "\n", "utf-8")
-    return text
-
-
 @commands.command(name="eval")
 def evaluate(
     data: Data,
@@ -105,12 +97,8 @@ def evaluate(
     options = evaluation.ModelOptions(max_length, device, tokens_per_batch, window)
     with _stoppable():
         found = _evaluated(_read(data, split, locov1), _rankers(models, chunks, output, options))
-        text = _write(output / "results.json", found.as_json())
-    if as_json:
-        typer.echo(text)
-    else:
-        for part in found.rendered():
-            Console().print(part)
+        text = write_json(output / "results.json", found.as_json())
+    show_found(found, text if as_json else None)
 
 
 @commands.command()
@@ -153,12 +141,8 @@ def mteb(
             suites.append(tasks.Suite("tasks", [tasks.find_task(name, language) for name in task]))
         with load_retrieval().progress_bars() as progress:
             found = scores.measure(suites, models, output, options, progress)
-        text = _write(output / "scores.json", found.as_json())
-    if as_json:
-        typer.echo(text)
-    else:
-        for part in found.rendered():
-            Console().print(part)
+        text = write_json(output / "scores.json", found.as_json())
+    show_found(found, text if as_json else None)
     if found.failed():
         raise typer.Exit(1)
 
@@ -166,7 +150,7 @@ def mteb(
 def _save_curves(output: Path, name: str, curves: list[Any], **form: bool) -> None:
     """Write JSON and PNG, and show tables."""
     file = output / f"{name}.png"
-    _write(file.with_suffix(".json"), [each.as_json() for each in curves])
+    write_json(file.with_suffix(".json"), [each.as_json() for each in curves])
     extra("..retrieval.analysis").draw(curves, file, **form)
     for each in curves:
         Console().print(each.table())
@@ -269,7 +253,7 @@ def clusters(
         rankers = _rankers(models, chunks, output, options)
         with load_retrieval().progress_bars() as progress:
             found = analysis.cluster(sets, rankers, progress)
-        _write(output / "clusters.json", [each.as_json() for each in found])
+        write_json(output / "clusters.json", [each.as_json() for each in found])
         analysis.draw_clusters(found, output / "clusters.png")
     table = Table("", "v-measure", "homogeneity", "completeness")
     for each in found:

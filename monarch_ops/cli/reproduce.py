@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-from .common import extra, refuse
+from .common import extra, refuse, show_found, write_json
 from .retrieval import Device, load_retrieval
 from .training import Precision, split_name
 
@@ -91,7 +90,6 @@ def _save(output: Path, about: dict[str, Any], found: dict[str, Any]) -> None:
     for name, finding in found.items():
         all[name] = finding.as_json() | about
         extra("..reproduce").draw(finding, output / f"{name}.png")
-        for part in finding.rendered():
-            Console().print(part)
-    file.write_text(json.dumps(all, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        show_found(finding)
+    write_json(file, all)
     typer.echo(f"{file} and {', '.join(f'{name}.png' for name in found)}")

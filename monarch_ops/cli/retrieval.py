@@ -9,9 +9,8 @@ from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from .common import extra, refuse
+from .common import extra, refuse, show_found
 
 commands = typer.Typer()
 
@@ -104,8 +103,4 @@ def search(
             output.write_text(text + "\n", "utf-8")
     except (retrieval.InputError, OSError) as error:
         refuse(error)
-    if as_json:
-        typer.echo(text)
-    else:
-        for part in found.rendered():
-            Console().print(part)
+    show_found(found, text if as_json else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from rich.progress import Progress
 from sentence_transformers import SentenceTransformer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..retrieval import InputError, load_beir, train_tokenizer
@@ -32,6 +31,7 @@ from ..training import (
     texts_of,
 )
 from ..training.pairs import cut
+from ..training.start import made_once
 
 MIXED = 0.3  # share of short examples, the paper's
 QUIET = {"disable_tqdm": True}
@@ -154,15 +154,17 @@ class Study:
         self.progress.remove_task(bar)
 
     def _tokenizer(self) -> Path:
-        folder = self.output / "tokenizer"
-        if not folder.is_dir():
+        def make() -> PreTrainedTokenizerBase:
             bar = self.progress.add_task("Training the tokenizer", total=None)
-            unfinished = folder.with_suffix(".part")
-            shutil.rmtree(unfinished, ignore_errors=True)
             made = train_tokenizer(texts_of(self.corpora), self.options.vocab_size, self.options.max_length)
-            made.save_pretrained(unfinished)
-            unfinished.rename(folder)
             self.progress.remove_task(bar)
+            return made
+
+        def save(made: PreTrainedTokenizerBase, folder: Path) -> None:
+            made.save_pretrained(folder)
+
+        folder = self.output / "tokenizer"
+        made_once(folder, make, save, AutoTokenizer.from_pretrained)
         return folder
 
     def pretrained(
@@ -265,9 +267,7 @@ class Study:
         embedder = Embedder(
             str(folder), self.output / "embeddings", ModelOptions(self.options.max_length, self.options.device)
         )
-        bar = self.progress.add_task(f"{folder.name}: ranking", total=None)
-        found = evaluate(self.test, [Dense(embedder)], Progress(disable=True))  # it removes all bars that it finds
-        self.progress.remove_task(bar)
+        found = evaluate(self.test, [Dense(embedder)], self.progress)
         return next(iter(found.averages().values()))[MAIN]
 
     def unigram(self) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def _vocabulary(
     return tokenizer
 
 
-def _once(
+def made_once(
     keep: Path | None, make: Callable[[], Made], save: Callable[[Made, Path], None], load: Callable[[Path], Made]
 ) -> Made:
     """What `make` gives, or gave when the folder was written: a tokenizer that is trained again is another one.
@@ -97,7 +97,7 @@ def new_encoder(
         def save(made: SentenceTransformer, folder: Path) -> None:
             made.save(str(folder), create_model_card=False)
 
-        return _once(keep, make, save, lambda folder: load_encoder(folder, device))
+        return made_once(keep, make, save, lambda folder: load_encoder(folder, device))
     encoder = load_encoder(source, device)
     if max_length is not None:
         longest = getattr(encoder.config, "max_position_embeddings", max_length)
@@ -156,7 +156,7 @@ def new_language_model(
             words = _vocabulary(config, texts, tokenizer, vocab_size)
             return M2BertForMaskedLM(config), words
 
-        model, words = _once(keep, make, save_language_model, _language_model)
+        model, words = made_once(keep, make, save_language_model, _language_model)
     if extend_to is not None:
         try:
             model = warm_start(model, extend_to, decay, features)

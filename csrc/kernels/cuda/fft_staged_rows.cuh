@@ -90,7 +90,7 @@ struct StagedRows {
   }
   // The same for piece 32 node + 4 c + p of a row, in fewer instructions.
   MONARCH_DEVICE int place(int row, int piece) const {
-    return row * tile.nodes * kNodeQuads + (piece ^ (piece >> 3 & 1) ^ (piece >> 3 & 4) ^ (piece >> 6 & 3));
+    return quads_before(row) + (piece ^ (piece >> 3 & 1) ^ (piece >> 3 & 4) ^ (piece >> 6 & 3));
   }
   // Words of the planes, for two columns.
   MONARCH_DEVICE int word(int row, int node, int pair) const {

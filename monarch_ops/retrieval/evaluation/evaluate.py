@@ -162,13 +162,13 @@ def evaluate(data: Sequence[RetrievalData], rankers: Iterable[Ranker], progress:
     names = [each.name for each in data]
     if len({*names}) < len(names):
         raise InputError(f"sets of data must have different names, got {', '.join(names)}")
-    evaluation = Evaluation([_describe(each) for each in data])
+    evaluation, others = Evaluation([_describe(each) for each in data]), {*progress.task_ids}
     for ranker in rankers:
         for each in data:
             start = time.perf_counter()
             ranked = ranker.rank(each, progress)
             seconds = time.perf_counter() - start
-            for bar in progress.task_ids:  # what is done makes room
+            for bar in {*progress.task_ids} - others:  # what is done makes room
                 progress.remove_task(bar)
             per_query = ndcg_of_run(each.qrels, ranked.run, CUTOFFS)
             mean = {k: float(np.mean([measured[k] for measured in per_query.values()])) for k in CUTOFFS}

@@ -92,8 +92,7 @@ Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant
   if (y.numel() == 0) return y;
   const int64_t M = y.numel() / (G * q);
   const bool by_channel = channel_major(x);
-  const auto& kernel =
-      *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
+  const auto& kernel = kernel_for<MlpKernels>(x, io, variant);
   if (p > 0 && use_own_products(kernel, io, M, variant >= 0)) {
     const Matrices in = matrices_of(x, by_channel), out = matrices_of(y, by_channel);
     const Tensor w = torch::stable::contiguous(weight);
@@ -144,8 +143,7 @@ Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias, int64_t va
   }
   const Tensor y = empty(x, with_last(x, l * s));
   if (y.numel() == 0) return y;
-  const auto& kernel =
-      *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
+  const auto& kernel = kernel_for<MlpKernels>(x, io, variant);
   const int64_t M = y.numel() / (l * s);
   if (k * p > 0 && use_own_products(kernel, io, M, variant >= 0)) {
     const Matrices in = matrices_of(x, false), out = matrices_of(y, false);

@@ -23,11 +23,6 @@ struct Layout {
   }
 };
 
-const DepthwiseKernels& kernel_for(const Tensor& x, Scalar io, int64_t variant) {
-  return *kernels<DepthwiseKernels>()[choose_variant(variant_infos<DepthwiseKernels>(), {io, false, variant},
-                                                     device_of(x))];
-}
-
 }  // namespace
 
 Tensor depthwise_conv1d(Tensor x, Tensor weight, OptTensor bias, int64_t pad_left, int64_t pad_right,
@@ -65,7 +60,9 @@ Tensor depthwise_conv1d(Tensor x, Tensor weight, OptTensor bias, int64_t pad_lef
                            .weight = w.data_ptr(),
                            .bias = data_of(b)};
   const int64_t rows = channels_last ? out_len : in.channels, row = channels_last ? in.channels : out_len;
-  if (row > 0) run(kernel_for(x, io, variant).forward, args, in.batch * rows, std::max<int64_t>(1, 16384 / row), x);
+  if (row > 0)
+    run(kernel_for<DepthwiseKernels>(x, io, variant).forward, args, in.batch * rows, std::max<int64_t>(1, 16384 / row),
+        x);
   return y;
 }
 
@@ -95,7 +92,7 @@ Tensor depthwise_conv1d_weight_grad(Tensor grad, Tensor x, int64_t taps, int64_t
   const int64_t grain = channels_last ? 64 : 1;  // a cache line of channels at a time where they are innermost
   const int64_t workspace =
       channels_last && !x.is_cpu() ? args.slices * in.channels * taps * int64_t(sizeof(float)) : 0;
-  run(kernel_for(x, io, variant).weight_grad, args, in.channels, grain, x, workspace);
+  run(kernel_for<DepthwiseKernels>(x, io, variant).weight_grad, args, in.channels, grain, x, workspace);
   return result;
 }
 

@@ -50,8 +50,7 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
 
   const Tensor y = empty_result(x, features);
   if (y.numel() == 0) return y;
-  const auto& kernel =
-      *kernels<MlpKernels>()[choose_variant(variant_infos<MlpKernels>(), {io, false, variant}, device_of(x))];
+  const auto& kernel = kernel_for<MlpKernels>(x, io, variant);
   const int64_t rows = y.numel() / features;
   const ScalarType compute = dtype_of(compute_scalar(io));
   OptTensor weight, bias;

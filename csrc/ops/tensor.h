@@ -54,6 +54,11 @@ inline void* data_of(const OptTensor& t) { return t ? t->data_ptr() : nullptr; }
 
 // What is known about the device a tensor lives on.
 const DeviceInfo& device_of(const Tensor& t);
+// The row of a family that computes on tensors like x: the fastest, or the given one.
+template <class Family>
+const Family& kernel_for(const Tensor& x, Scalar io, int64_t variant) {
+  return *kernels<Family>()[choose_variant(variant_infos<Family>(), {io, false, variant}, device_of(x))];
+}
 
 void throw_on_error(const char* what);
 void* current_stream(const Tensor& t);

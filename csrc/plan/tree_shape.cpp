@@ -36,7 +36,9 @@ TreeShape choose_tree(int64_t length, int lanes) {
       best = TreeShape{};
       best.points = points;
       best.lanes = lanes;
-      best.codelet_vectors = vectors;
+      // rather a level of four and a small codelet than a level of two, where eight vectors are all registers
+      best.codelet_vectors = rest == 2 && lanes <= 8 && vectors == 8 ? 4 : vectors;
+      rest = points / lanes / best.codelet_vectors;
       if (odd > 1) best.radix[best.depth++] = odd, rest /= odd;
       while (rest > 1) {
         const int r = rest % 8 == 0 && rest != 16 ? 8 : rest % 4 == 0 ? 4 : 2;

@@ -23,8 +23,9 @@ struct FftConv {
   using C = typename E::C;
   // Longest rows that are brought into cache while another is transformed, to be read and to be written.
   static constexpr int64_t kReadAhead = 64 << 10, kWriteAhead = 16 << 10;
-  // Results of this size have left the caches before anybody reads them, so they need not go through them.
-  static constexpr int64_t kPastCaches = 16 << 20;
+  // Results of this size have left the caches before anybody reads them, so they need not go through them. Only where
+  // a vector is a whole cache line: the lines of a column, half written, are more than a processor combines.
+  static constexpr int64_t kPastCaches = sizeof(V) == 64 ? 16 << 20 : INT64_MAX;
   static constexpr int kIntoL2 = 2;  // a prefetch that leaves L1, which the transform fills, alone
 
   // ---- sources and sinks of a row: position -> W elements ---------------------------------------------------

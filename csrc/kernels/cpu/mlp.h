@@ -21,14 +21,18 @@ struct Mlp : Panels<T> {
     Scratch<T> x(kTile * blocks * p), y(kTile * kChunk);
     const T* const bias = static_cast<const T*>(g.bias);
     P::for_tiles(g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
+      const bool in_place = g.y.position_stride == 1 && n % kPanel == 0;
+      T* const to = static_cast<T*>(g.y.data) + batch * g.y.batch_stride + m;
       P::pack(g.x, batch, m, n, blocks * p, x.get());
       for (int64_t block = 0; block < blocks; ++block)
         for (int64_t i = 0; i < q; i += kChunk) {
           const int64_t size = q - i < kChunk ? q - i : kChunk, first = block * q + i;
           const T* const weight = static_cast<const T*>(weights) + first * p;
+          const Results results = in_place ? Results{to + first * g.y.feature_stride, kPanel, g.y.feature_stride}
+                                           : Results::in_panels(y.get(), size);
           products(weight, p, size, bias ? bias + first : nullptr, x.get() + block * p * kPanel, blocks * p,
-                   P::count(n), y.get(), size);
-          P::unpack(y.get(), g.y, batch, m, n, first, size);
+                   P::count(n), results);
+          if (!in_place) P::unpack(y.get(), g.y, batch, m, n, first, size);
         }
     });
     return nullptr;
@@ -46,10 +50,11 @@ struct Mlp : Panels<T> {
       P::pack(g.x, batch, m, n, wide, outer.get());
       for (int64_t block = 0; block < k; ++block)
         products(static_cast<const T*>(first) + block * q * p, p, q, nullptr, outer.get() + block * p * kPanel, wide,
-                 panels, h.get(), middle, [&](int64_t i) { return (block * q + i) % l * r + (block * q + i) / l; });
+                 panels, Results::in_panels(h.get(), middle),
+                 [&](int64_t i) { return (block * q + i) % l * r + (block * q + i) / l; });
       for (int64_t block = 0; block < l; ++block)
         products(static_cast<const T*>(second) + block * s * r, r, s, static_cast<const T*>(g.bias),
-                 h.get() + block * r * kPanel, middle, panels, outer.get(), features,
+                 h.get() + block * r * kPanel, middle, panels, Results::in_panels(outer.get(), features),
                  [&](int64_t i) { return i * l + block; });
       P::unpack(outer.get(), g.y, batch, m, n, 0, features);
     });
@@ -68,7 +73,7 @@ struct Mlp : Panels<T> {
         hidden(g, x.get(), panels, block * g.out.p, g.out.p, h.get());
         products(static_cast<const T*>(g.out.data) + first * g.out.p, g.out.p, g.out.q,
                  g.bias ? static_cast<const T*>(g.bias) + first : nullptr, h.get(), g.out.p, panels,
-                 y.get() + first * kPanel, features, InOrder(), g.residual.data != nullptr);
+                 Results::in_panels(y.get() + first * kPanel, features), InOrder(), g.residual.data != nullptr);
       }
       if (g.norm_weight)
         for (int64_t i = 0; i < n; i += W)
@@ -83,26 +88,33 @@ struct Mlp : Panels<T> {
     MONARCH_INLINE int64_t operator()(int64_t i) const { return i; }
   };
 
-  // y[at(i)] = w[i] x + bias[at(i)], plus y[at(i)] itself when adding; x_features and y_features apart from panel to
-  // panel.
+  struct Results {  // of features that are feature_stride apart, from panel to panel panel_stride
+    T* data;
+    int64_t panel_stride, feature_stride;
+    static Results in_panels(T* data, int64_t features) { return {data, features * kPanel, kPanel}; }
+  };
+
+  // y[at(i)] = w[i] x + bias[at(i)], plus y[at(i)] itself when adding; panels of x have x_features.
   template <class At = InOrder>
   static void products(const T* w, int64_t K, int64_t rows, const T* bias, const T* x, int64_t x_features,
-                       int64_t panels, T* y, int64_t y_features, At at = {}, bool add = false) {
+                       int64_t panels, Results y, At at = {}, bool add = false) {
     P::in_parts(rows, [&](int64_t i, auto part) {
       constexpr int R = decltype(part)::value;
       int64_t rows_at[R];
       for (int r = 0; r < R; ++r) rows_at[r] = at(i + r);
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        V sums[R][2];
-        P::template product<R>(w + i * K, K, x + panel * x_features * kPanel, sums);
-        T* const to = y + panel * y_features * kPanel;
+      for (int64_t panel = 0; panel < panels; ++panel)
+        for (int r = 0; r < R; ++r)
+          for (int64_t line = 0; line < kPanel; line += 64 / int64_t(sizeof(T)))
+            __builtin_prefetch(y.data + panel * y.panel_stride + rows_at[r] * y.feature_stride + line, 1);
+      V sums[P::kPanels][R][2];
+      P::template product<R>(w + i * K, K, x, x_features, panels, sums);
+      for (int64_t panel = 0; panel < panels; ++panel)
         for (int r = 0; r < R; ++r)
           for (int v = 0; v < 2; ++v) {
-            T* const place = to + rows_at[r] * kPanel + v * W;
-            if (bias) sums[r][v] = sums[r][v] + bias[rows_at[r]];
-            store<W>(place, add ? sums[r][v] + load<W>(place) : sums[r][v]);
+            T* const place = y.data + panel * y.panel_stride + rows_at[r] * y.feature_stride + v * W;
+            const V sum = bias ? sums[panel][r][v] + bias[rows_at[r]] : sums[panel][r][v];
+            store<W>(place, add ? sum + load<W>(place) : sum);
           }
-      }
     });
   }
 
@@ -117,20 +129,14 @@ struct Mlp : Panels<T> {
       n = n < q - value % q ? n : q - value % q;
       P::in_parts(n, [&](int64_t i, auto part) {
         constexpr int R = decltype(part)::value;
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          const T* const from = x + panel * features * kPanel;
-          T* const to = h + (panel * count + j - begin + i) * kPanel;
-          V sums[R][2];
-          P::template product<R>(weight + (gate + i) * p, p, from + gate / q * p * kPanel, sums);
+        V gates[P::kPanels][R][2], values[P::kPanels][R][2];
+        P::template product<R>(weight + (gate + i) * p, p, x + gate / q * p * kPanel, features, panels, gates);
+        P::template product<R>(weight + (value + i) * p, p, x + value / q * p * kPanel, features, panels, values);
+        for (int64_t panel = 0; panel < panels; ++panel)
           for (int r = 0; r < R; ++r)
-            for (int v = 0; v < 2; ++v) store<W>(to + r * kPanel + v * W, vgelu<T, W>(sums[r][v]));
-          P::template product<R>(weight + (value + i) * p, p, from + value / q * p * kPanel, sums);
-          for (int r = 0; r < R; ++r)
-            for (int v = 0; v < 2; ++v) {
-              T* const place = to + r * kPanel + v * W;
-              store<W>(place, sums[r][v] * load<W>(place));
-            }
-        }
+            for (int v = 0; v < 2; ++v)
+              store<W>(h + (panel * count + j - begin + i + r) * kPanel + v * W,
+                       vgelu<T, W>(gates[panel][r][v]) * values[panel][r][v]);
       });
     }
   }

@@ -22,28 +22,32 @@ struct Panels {
   static constexpr int kStretch = 192;           // products that are summed in one register
   static constexpr int kPanel = 2 * W;           // positions that are computed together
   static constexpr int kTile = 256 / sizeof(T);  // positions that share one pass over the weights
+  static constexpr int kPanels = kTile / kPanel;
 
+  // Where the first feature of position i lies, a multiple of W.
+  static MONARCH_INLINE int64_t place(int64_t i, int64_t features) {
+    return i / kPanel * kPanel * features + i % kPanel;
+  }
   static MONARCH_INLINE int64_t count(int64_t positions) { return (positions + kPanel - 1) / kPanel; }
 
-  // sums[r] = sum_k w[r, k] * x[k], for the positions of a panel; in stretches, so that rounding errors stay small.
+  // sums[panel][r] = sum_k w[r, k] * x[k], for the positions of the panels, which lie x_features features apart. In
+  // stretches, so that rounding errors stay small and the weights of one are in cache for all panels. The hardware does
+  // not see where short rows of weights go on: those of the next call are brought into cache.
   template <int R>
-  static MONARCH_INLINE void product(const T* w, int64_t K, const T* x, V (&sums)[R][2]) {
-    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = V{};
-    for (int64_t begin = 0; begin < K; begin += kStretch) {
-      const int64_t end = begin + kStretch < K ? begin + kStretch : K;
-      V part[R][2] = {};
-      for (int64_t k = begin; k < end; ++k) {
-        const V x0 = load<W>(x + k * kPanel), x1 = load<W>(x + k * kPanel + W);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-          const V weight = w[r * K + k] - V{};  // plain broadcast: x - 0 is x, 0 + x is not
-          part[r][0] += weight * x0;
-          part[r][1] += weight * x1;
-        }
+  static MONARCH_INLINE void product(const T* w, int64_t K, const T* x, int64_t x_features, int64_t panels,
+                                     V (&sums)[kPanels][R][2]) {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    int64_t begin = 0, end;
+    do {
+      end = begin + kStretch < K ? begin + kStretch : K;
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        if (K <= kStretch)
+          for (int64_t i = R * K * panel / panels; i < R * K * (panel + 1) / panels; i += kLine)
+            __builtin_prefetch(w + R * K + i);
+        stretch<R>(w + begin, K, end - begin, x + (panel * x_features + begin) * kPanel, begin > 0, sums[panel]);
       }
-      for (int r = 0; r < R; ++r)
-        for (int v = 0; v < 2; ++v) sums[r][v] = sums[r][v] + part[r][v];
-    }
+      begin = end;
+    } while (begin < K);
   }
 
   // Calls f with the number of rows, as a constant, of each part that [0, n) is cut into.
@@ -58,13 +62,15 @@ struct Panels {
   // Features [0, features) of positions [m, m + n) to panels (features, kPanel); missing positions are zero.
   static void pack(const Matrix& x, int64_t batch, int64_t m, int64_t n, int64_t features, T* panels) {
     const T* const from = static_cast<const T*>(x.data) + batch * x.batch_stride + m * x.position_stride;
-    for (int64_t i = 0; i < count(n) * kPanel; i += W) {
-      T* const to = panels + i / kPanel * kPanel * features + i % kPanel;
-      if (x.position_stride == 1) {
-        for (int64_t j = 0; j < features; ++j)
-          store<W>(to + j * kPanel, load_upto<W>(from + j * x.feature_stride + i, n - i));
-        continue;
-      }
+    const int64_t padded = count(n) * kPanel;
+    if (x.position_stride == 1) {
+      for (int64_t j = 0; j < features; ++j)
+        for (int64_t i = 0; i < padded; i += W)
+          store<W>(panels + place(i, features) + j * kPanel, load_upto<W>(from + j * x.feature_stride + i, n - i));
+      return;
+    }
+    for (int64_t i = 0; i < padded; i += W) {
+      T* const to = panels + place(i, features);
       for (int64_t j = 0; j < features; j += W) {
         V v[W];
         for (int r = 0; r < W; ++r)
@@ -79,13 +85,14 @@ struct Panels {
   static void unpack(const T* panels, const Matrix& y, int64_t batch, int64_t m, int64_t n, int64_t first,
                      int64_t features) {
     T* const to = static_cast<T*>(y.data) + batch * y.batch_stride + m * y.position_stride + first * y.feature_stride;
+    if (y.position_stride == 1) {
+      for (int64_t j = 0; j < features; ++j)
+        for (int64_t i = 0; i < n; i += W)
+          store_upto<W>(to + j * y.feature_stride + i, load<W>(panels + place(i, features) + j * kPanel), n - i);
+      return;
+    }
     for (int64_t i = 0; i < n; i += W) {
-      const T* const from = panels + i / kPanel * kPanel * features + i % kPanel;
-      if (y.position_stride == 1) {
-        for (int64_t j = 0; j < features; ++j)
-          store_upto<W>(to + j * y.feature_stride + i, load<W>(from + j * kPanel), n - i);
-        continue;
-      }
+      const T* const from = panels + place(i, features);
       for (int64_t j = 0; j < features; j += W) {
         V v[W];
         for (int r = 0; r < W; ++r) v[r] = j + r < features ? load<W>(from + (j + r) * kPanel) : V{};
@@ -108,6 +115,28 @@ struct Panels {
   }
 
  private:
+  // Not inlined: where the caller's variables are alive too, the compiler finds no registers for R rows.
+  template <int R>
+  [[gnu::noinline]] static void stretch(const T* w, int64_t row, int64_t count, const T* x, bool add, V (&sums)[R][2]) {
+    V part[R][2];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) part[r][0] = part[r][1] = V{};
+    for (int64_t k = 0; k < count; ++k) {
+      const V x0 = load<W>(x + k * kPanel), x1 = load<W>(x + k * kPanel + W);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const V weight = w[r * row + k] - V{};  // plain broadcast: x - 0 is x, 0 + x is not
+        part[r][0] += weight * x0;
+        part[r][1] += weight * x1;
+      }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      sums[r][0] = add ? sums[r][0] + part[r][0] : part[r][0];
+      sums[r][1] = add ? sums[r][1] + part[r][1] : part[r][1];
+    }
+  }
+
   static MONARCH_INLINE void transpose(V (&v)[W]) { transpose_stages<1>(v); }
   template <int Chunk>
   static MONARCH_INLINE void transpose_stages(V (&v)[W]) {

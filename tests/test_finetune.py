@@ -359,21 +359,23 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(killed_after, kept, wat
     assert sorted(asked) == sorted(tokenizer.decode(ids, skip_special_tokens=True) for ids in wanted)
 
 
-def test_gradients_of_small_batches_are_accumulated(watched, tmp_path):
-    """A step of plain gradient descent over 12 rows, of which two are each other's negatives."""
+@pytest.mark.parametrize("at_once", [1, 2, 4, 12])
+def test_gradients_of_small_batches_are_accumulated(watched, tmp_path, at_once):
+    """A step of plain gradient descent over 12 rows, of which two each are negatives, however many are there."""
     encoder, seen = fresh(hidden_dropout_prob=0.0), watched(None)
     start = torch.cat([p.detach().flatten() for p in encoder.parameters()])
-    options = FineTuneOptions(loss="mnrl", negatives=0, batch_size=12, at_once=2, in_batch=2, learning_rate=1.0,
+    options = FineTuneOptions(loss="mnrl", negatives=0, batch_size=12, at_once=at_once, in_batch=2, learning_rate=1.0,
                               warmup=0, max_steps=1, weight_decay=0, max_grad_norm=1e9,
                               more=QUIET | {"optim": "sgd"})  # fmt: skip
     fine_tune(encoder, [some_data(count=12)], tmp_path, options)
     moved = torch.cat([p.detach().flatten() for p in encoder.parameters()]) - start
-    assert [len(step["anchor_input_ids"]) for step in seen] == [2] * 6
+    there = max(at_once, 2)
+    assert [len(step["anchor_input_ids"]) for step in seen] == [there] * (12 // there)
     again = fresh(hidden_dropout_prob=0.0).train()
-    for step in seen:
-        columns = [{name: step[f"{column}_{name}"] for name in ("input_ids", "attention_mask")}
+    for step, first in itertools.product(seen, range(0, there, 2)):
+        columns = [{name: step[f"{column}_{name}"][first : first + 2] for name in ("input_ids", "attention_mask")}
                    for column in ("anchor", "positive")]  # fmt: skip
-        (MultipleNegativesRankingLoss(again, options.scale)(columns, None) / len(seen)).backward()
+        (MultipleNegativesRankingLoss(again, options.scale)(columns, None) / 6).backward()
     wanted = -torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in again.parameters()])
     assert (moved - wanted).norm() < 1e-3 * wanted.norm() > 0
 
@@ -399,6 +401,10 @@ def test_a_checkpoint_that_was_not_finished_is_not_used(watched, tmp_path):
         ({"loss": "opl", "negatives": 0}, "the negatives must be at least 1 with loss 'opl', got 0"),
         ({"loss": "opl", "tokens_at_once": 9}, "the tokens at once are an option of loss 'mnrl', got 'opl'"),
         ({"loss": "opl", "in_batch": 2}, "the rows in a batch are an option of loss 'mnrl', got 'opl'"),
+        (
+            {"loss": "mnrl", "at_once": 8, "in_batch": 3},
+            "the rows at once must be a multiple of the rows in a batch, 3, got 8",
+        ),
     ],
 )
 def test_options_are_refused(options, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +23,14 @@ from tiny_encoder import texts
 from typer.testing import CliRunner, Result
 
 from monarch_ops import cli, reproduce
+from monarch_ops.cli import reproduce as commands
 from monarch_ops.reproduce import Finding, Options, Pair, draw
 from monarch_ops.retrieval import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = {"--model": "m2-bert-tiny", "--max-length": 32, "--vocab-size": 90, "--steps": 4, "--batch-size": 4,
-         "--at-once": 2, "--tune-steps": 4, "--tune-batch-size": 4, "--tune-at-once": 2, "--negatives": 2,
+         "--at-once": 2, "--tune-steps": 4, "--tune-batch-size": 4, "--tune-at-once": 4, "--negatives": 2,
          "--held-out": 6, "--points": 2, "--seeds": 2, "--device": "cpu"}  # fmt: skip
 
 
@@ -119,6 +122,11 @@ def test_what_a_finding_says(tmp_path):
     assert both[..., :3].std() > 0.02
 
 
+def test_the_command_has_the_defaults_of_the_options():
+    parameters = inspect.signature(commands.reproduce).parameters
+    assert {name: parameters[name].default for name in asdict(Options())} == asdict(Options())
+
+
 # ---- a whole run -----------------------------------------------------------------------------------------------------
 
 
@@ -162,12 +170,12 @@ def test_arms_differ_in_what_they_should_only(done):
         assert differing(mixed, output / f"start-warm-seed{seed}") == {"model_sha256"}
         assert manifest(output / f"start-shorter-seed{seed}")["max_length"] == 8
         opl, mnrl = (output / f"loss-{name}-seed{seed}" for name in ("opl", "mnrl"))
-        assert differing(opl, mnrl) == {"loss", "negatives", "batch_size", "at_once", "in_batch", "rows"}
+        assert differing(opl, mnrl) == {"loss", "negatives", "batch_size", "in_batch", "rows"}
         assert {n: manifest(opl)[n] for n in ("batch_size", "at_once", "negatives", "rows")} == {
-            "batch_size": 8, "at_once": 1, "negatives": 1, "rows": {"one": 40},
+            "batch_size": 8, "at_once": 4, "negatives": 1, "rows": {"one": 40},
         }  # fmt: skip
         assert {n: manifest(mnrl)[n] for n in ("batch_size", "at_once", "in_batch", "rows")} == {
-            "batch_size": 4, "at_once": 2, "in_batch": 2, "rows": {"one": 20},
+            "batch_size": 4, "at_once": 4, "in_batch": 2, "rows": {"one": 20},
         }  # fmt: skip
         for arm in ("mixed", "long", "short"):
             assert differing(output / f"mixture-{arm}-seed{seed}", output / f"mixture-none-seed{seed}") == {

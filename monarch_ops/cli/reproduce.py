@@ -26,9 +26,10 @@ PARAGRAPHS = (
     "rows have more tokens.",
     "warm-start: a language model that starts from a shorter trained one > one that starts from nothing, by its "
     "accuracy on held-out texts. Both make the same steps on the same rows; those of the shorter model come before.",
-    "loss: the orthogonal projection with a row on the device at a time > multiple negatives ranking with two, of "
-    "which each has one negative. Both start from the same pretrained model and see equally many queries with their "
-    "documents, each time beside one other document, in the same number of steps with gradients of equally many.",
+    "loss: the orthogonal projection of a row at a time > multiple negatives ranking of two, of which each has one "
+    "negative. Both start from the same pretrained model and see equally many queries with their documents, each time "
+    "beside one other document, in the same number of steps with gradients of equally many. What these losses need a "
+    "device to hold is one row and two; --tune-at-once puts more there, for speed, and the gradients stay the same.",
     "Stopped at any point, the same command goes on, and repeats nothing that is done.",
 )
 
@@ -52,10 +53,10 @@ def reproduce(
     lr: Annotated[float, typer.Option(min=0, help="Largest learning rate of pretraining.")] = 3e-3,
     points: Annotated[int, typer.Option(min=1, help="Measurements of a language model on the way.")] = 8,
     held_out: Annotated[int, typer.Option(min=1, help="Test documents to measure language models on.")] = 64,
-    tune_steps: Annotated[int, typer.Option(min=1, help="Of fine-tuning.")] = 100,
-    tune_batch_size: Annotated[int, typer.Option(min=2, help="Rows per step of fine-tuning; loss: queries.")] = 16,
-    tune_at_once: Annotated[int, typer.Option(min=1, help="Rows on a device at a time; loss: 1 and 2.")] = 8,
-    tune_lr: Annotated[float, typer.Option(min=0, help="Largest learning rate of fine-tuning.")] = 5e-4,
+    tune_steps: Annotated[int, typer.Option(min=1, help="Of fine-tuning.")] = 150,
+    tune_batch_size: Annotated[int, typer.Option(min=2, help="Rows per step of fine-tuning; loss: queries.")] = 64,
+    tune_at_once: Annotated[int, typer.Option(min=1, help="Rows on a device at a time in fine-tuning.")] = 32,
+    tune_lr: Annotated[float, typer.Option(min=0, help="Largest learning rate of fine-tuning.")] = 2e-3,
     tune_loss: Annotated[Literal["mnrl", "opl"], typer.Option(help="mixture: mnrl of a batch, or opl.")] = "mnrl",
     negatives: Annotated[int, typer.Option(min=1, help="mixture, opl: of a query and relevant document.")] = 8,
     precision: Precision = "float32",

@@ -17,14 +17,15 @@ def compare_losses(study: Study) -> Finding:
     Both see every query with its relevant document equally often, each time beside one other document: for the ranking
     that of the other row of the batch, for the projection a random one, another each time. Both make the same steps,
     for each of which gradients of the same number of queries are accumulated. A query and its document are two rows
-    for the projection, so that its step embeds twice as many texts.
+    for the projection, so that its step embeds twice as many texts. `tune_at_once` rows, of one folder, are embedded
+    together, for they are faster so: the losses stay those of one row and of two, and their gradients with them.
     """
     options, batch = study.options, study.options.tune_batch_size
     pairs = sum(len(found) for part in study.train for found in part.qrels.values())
     passes = -(-options.tune_steps * batch // pairs)
     own: dict[str, dict[str, Any]] = {
-        OPL: {"loss": "opl", "negatives": passes, "batch_size": 2 * batch, "at_once": 1},
-        MNRL: {"loss": "mnrl", "negatives": 0, "batch_size": batch, "at_once": 2, "in_batch": 2},
+        OPL: {"loss": "opl", "negatives": passes, "batch_size": 2 * batch},
+        MNRL: {"loss": "mnrl", "negatives": 0, "batch_size": batch, "in_batch": 2},
     }
     arms: dict[str, list[float]] = {name: [] for name in own}
     references: dict[str, list[float]] = {"pretrained only": []}

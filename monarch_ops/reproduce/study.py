@@ -50,7 +50,7 @@ class Options:
         seeds: of initial weights, order of data, masks and negatives: 0, 1, ...
         steps, batch_size, at_once, lr: of pretraining.
         tune_steps, tune_batch_size, tune_lr: of fine-tuning, with a batch of queries and relevant documents.
-        tune_at_once: rows on a device at a time in fine-tuning, but where losses are compared.
+        tune_at_once: rows on a device at a time in fine-tuning.
         tune_loss: of fine-tuning where pretraining is compared: "mnrl" with the other documents of the batch as
             negatives, which learns within minutes, or the paper's "opl".
         negatives: of "opl" there, per query and relevant document.
@@ -70,10 +70,10 @@ class Options:
     batch_size: int = 16
     at_once: int = 16
     lr: float = 3e-3
-    tune_steps: int = 100
-    tune_batch_size: int = 16
-    tune_at_once: int = 8
-    tune_lr: float = 5e-4
+    tune_steps: int = 150
+    tune_batch_size: int = 64
+    tune_at_once: int = 32
+    tune_lr: float = 2e-3
     tune_loss: Literal["mnrl", "opl"] = "mnrl"
     negatives: int = 8
     held_out: int = 64

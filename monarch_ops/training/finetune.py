@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,10 +21,11 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     ContrastiveLoss,
     EmbedDistillLoss,
+    MultipleNegativesRankingLoss,
     TripletDistanceMetric,
     TripletLoss,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from ..retrieval import InputError, OrthogonalProjectionLoss, RetrievalData, embed
 from ..retrieval.embed import dimension, prompt_of
@@ -46,8 +47,8 @@ class FineTuneOptions(TrainOptions):
         scale: of the cosines in "mnrl", the inverse of its temperature.
         margin: of "triplet" and "contrastive".
         tokens_at_once: "mnrl": so many tokens on a device at a time, instead of `at_once` rows.
-        in_batch: "mnrl": so many rows on a device are each other's negatives, and gradients are accumulated over the
-            others; None: all of the batch are.
+        in_batch: "mnrl": so many rows on a device are each other's negatives, and gradients are the mean over such
+            groups, of which `at_once` may hold several; None: all of the batch are.
     """
 
     learning_rate: float = 5e-6
@@ -69,6 +70,16 @@ class FineTuneOptions(TrainOptions):
         for name, given in (("tokens at once", self.tokens_at_once), ("rows in a batch", self.in_batch)):
             if given is not None and self.loss != "mnrl":
                 raise InputError(f"the {name} are an option of loss 'mnrl', got {self.loss!r}")
+        if self.group is not None and self.at_once % self.group:
+            raise InputError(
+                f"the rows at once must be a multiple of the rows in a batch, {self.group}, got {self.at_once}"
+            )
+
+    @property
+    def group(self) -> int | None:
+        """Rows that are each other's negatives, where several groups of them are on a device at once."""
+        several = self.in_batch is not None and self.tokens_at_once is None and self.in_batch < self.at_once
+        return self.in_batch if several else None
 
 
 class _Recipe(NamedTuple):
@@ -77,11 +88,26 @@ class _Recipe(NamedTuple):
     make: Callable[[SentenceTransformer, FineTuneOptions], nn.Module]
 
 
+class _RankingInGroups(MultipleNegativesRankingLoss):
+    """The mean over groups of rows, which are embedded together; the negatives of a row are in its group."""
+
+    def __init__(self, model: SentenceTransformer, scale: float, rows: int) -> None:
+        super().__init__(model, scale)
+        self.rows = rows
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        columns = [self.model(features)["sentence_embedding"].split(self.rows) for features in sentence_features]
+        groups = map(list, zip(*columns, strict=True))
+        return torch.stack([self.compute_loss_from_embeddings(group, labels) for group in groups]).mean()
+
+
 def _ranking(model: SentenceTransformer, options: FineTuneOptions) -> nn.Module:
     """With gradient caching (arXiv 2101.06983), which embeds a part of the batch at a time, and twice.
 
     The one without embeds queries and documents together, all padded to the longest document.
     """
+    if options.group is not None:
+        return _RankingInGroups(model, options.scale, options.group)
     return CachedMultipleNegativesRankingLoss(
         model,
         options.scale,
@@ -192,17 +218,19 @@ def _trainer(
         "prompts": {name: prompt for name, prompt in prompts.items() if prompt} or None,
     }
     if options.loss == "mnrl":  # a batch at once, in which a text that is there twice would be its own negative
-        own |= {"batch_sampler": "no_duplicates", "whole_batch": options.in_batch is None, "rows": options.in_batch}
+        at_a_time = options.in_batch if options.group is None else options.at_once
+        own |= {"batch_sampler": "no_duplicates", "whole_batch": options.in_batch is None, "rows": at_a_time}
     if validation is not None:
         own |= {"eval_strategy": "steps", "eval_steps": options.save_every}
     arguments = options.arguments(SentenceTransformerTrainingArguments, run.checkpoints, encoder.device.type, **own)
+    collator = _ByLength if options.group is None else SentenceTransformerDataCollator  # groups are of any lengths
     return _Trainer(
         encoder,
         arguments,
         train_dataset=rows,
         loss=recipe.make(encoder, options),
         evaluator=None if validation is None else _judge(validation, encoder),
-        data_collator=_ByLength(encoder.preprocess, prompts=arguments.prompts),
+        data_collator=collator(encoder.preprocess, prompts=arguments.prompts),
     )
 
 

@@ -313,19 +313,23 @@ def test_glu(emulator, inner, dtype):
 
 
 @pytest.mark.parametrize("features", [1, 3, 256, 257, 700])
-@pytest.mark.parametrize(("with_residual", "with_norm"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("with_bias", "with_residual", "with_norm"),
+    [(True, True, True), (False, True, True), (True, True, False), (False, False, True)],
+)
 @pytest.mark.parametrize("in_place", [False, True])
 @over_dtypes
-def test_residual_norm(emulator, features, with_residual, with_norm, in_place, dtype):
+def test_residual_norm(emulator, features, with_bias, with_residual, with_norm, in_place, dtype):
     y = random(4, features, dtype=dtype) + 1
     residual = random(4, features, dtype=dtype) if with_residual else None
-    weight, bias = (random(features), random(features)) if with_norm else (None, None)
+    bias = random(features, dtype=dtype) if with_bias else None
+    weight, norm_bias = (random(features), random(features)) if with_norm else (None, None)
 
     def expected(wide: torch.dtype) -> Tensor:
-        z = y.to(wide) if residual is None else y.to(wide) + residual.to(wide)
-        return z if weight is None else F.layer_norm(z, (features,), weight.to(wide), bias.to(wide), 1e-5)
+        z = sum(t.to(wide) for t in (y, bias, residual) if t is not None)
+        return z if weight is None else F.layer_norm(z, (features,), weight.to(wide), norm_bias.to(wide), 1e-5)
 
     outputs = [] if in_place else ["out"]
-    tensors = {"y": y, "residual": residual, "norm_weight": weight, "norm_bias": bias}
+    tensors = {"y": y, "bias": bias, "residual": residual, "norm_weight": weight, "norm_bias": norm_bias}
     got = emulator("residual_norm", outputs, dtype, **tensors, eps=1e-5, in_place=in_place)
     check(got["y" if in_place else "out"], expected(torch.float64), expected(torch.float32).to(dtype))

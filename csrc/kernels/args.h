@@ -102,23 +102,24 @@ struct GluArgs {
   void* h;        // (rows, inner)
 };
 
-// z[m] = y[m] + residual[m]; out[m] = LayerNorm(z[m]) * norm_weight + norm_bias, or z[m] without a norm_weight.
-// In place when out == y.
-struct ResidualNormArgs {
-  int64_t rows, features;
-  Scalar io;
-  const void* y;
-  const void* residual;  // or null
-  void* out;
-  const void* norm_weight;  // (features,) compute type, or null
-  const void* norm_bias;    // null together with norm_weight
-  double eps;
-};
-
-// Matrices (batch, positions, features), everything in the compute type; position_stride or feature_stride is 1.
+// Matrices (batch, positions, features); position_stride or feature_stride is 1. In products everything is in the
+// compute type.
 struct Matrix {
   void* data = nullptr;
   int64_t batch_stride = 0, position_stride = 0, feature_stride = 0;
+};
+
+// z[m] = y[m] + bias + residual[m]; out[m] = LayerNorm(z[m]) * norm_weight + norm_bias, or z[m] without a norm_weight.
+// In place when out.data == y.
+struct ResidualNormArgs {
+  int64_t rows, features;
+  Scalar io;
+  const void* y;            // (rows, features)
+  const void* bias;         // (features,) or null
+  Matrix residual, out;     // one matrix of `rows` positions each; residual.data may be null
+  const void* norm_weight;  // (features,) compute type, or null
+  const void* norm_bias;    // null together with norm_weight
+  double eps;
 };
 
 // Block-diagonal weight (blocks, q, p): p features in, q out, of every block.

@@ -13,7 +13,7 @@ namespace monarch {
 struct Exec {
   int64_t begin = 0, end = 0;          // CPU: this thread's share of the tasks
   void* stream = nullptr;              // CUDA: the caller's current stream
-  const DeviceInfo* device = nullptr;  // CUDA: where it runs
+  const DeviceInfo* device = nullptr;  // where it runs
   void* workspace = nullptr;           // CUDA: device scratch memory of the size the plan asked for
 };
 

@@ -49,7 +49,8 @@ Matrices matrices_of(const Tensor& x, bool as_channel_major) {
     const Tensor t = innermost_contiguous(reshape(transpose(x, -2, -1), Shape{B, F, L}));
     return {t, {t.data_ptr(), t.stride(0), 1, t.stride(1)}, L};
   }
-  const int64_t M = x.numel() / F;
+  int64_t M = 1;
+  for (int64_t i = 0; i + 1 < d; ++i) M *= x.size(i);
   const Tensor t = innermost_contiguous(reshape(x, Shape{M, F}));
   return {t, {t.data_ptr(), 0, t.stride(0), 1}, M};
 }

@@ -1,5 +1,5 @@
 // The M2-BERT MLP: block-diagonal GLU, block-diagonal output, residual and LayerNorm. One kernel where there is one,
-// else tiles of rows whose hidden features stay in cache go through a matrix library.
+// else tiles of positions whose hidden features stay in cache go through a matrix library.
 #include "blockdiag.h"
 #include "check.h"
 #include "ops.h"
@@ -8,10 +8,28 @@ namespace monarch {
 namespace {
 
 using torch::stable::narrow;
+using torch::stable::select;
+using torch::stable::transpose;
 using torch::stable::view;
 
-// Rows per tile: the hidden features of a tile take about this many bytes.
-constexpr int64_t kTileBytes = int64_t(4) << 20;
+// The hidden features of a tile of positions take about this many bytes.
+constexpr int64_t kTileBytes = int64_t(6) << 20;
+
+// Positions [m, m + n) of a matrix of the batch as (n, blocks, features of a block), in place.
+Tensor tile_of(const Matrices& x, bool as_channel_major, int64_t batch, int64_t m, int64_t n, int64_t blocks) {
+  Tensor t = x.owner;
+  if (!as_channel_major) return view(narrow(t, 0, m, n), Shape{n, blocks, t.size(1) / blocks});
+  t = select(t, 0, batch);
+  return transpose(transpose(view(narrow(t, 1, m, n), Shape{blocks, t.size(0) / blocks, n}), 0, 2), 1, 2);
+}
+
+// The matrix from position m of `batch` on.
+Matrix from_position(const Matrix& x, Scalar io, int64_t batch, int64_t m) {
+  Matrix part = x;
+  if (x.data)
+    part.data = static_cast<char*>(x.data) + (batch * x.batch_stride + m * x.position_stride) * scalar_bytes(io);
+  return part;
+}
 
 }  // namespace
 
@@ -58,16 +76,21 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
     weight = contiguous_as(*norm_weight, compute);
     bias = norm_bias ? contiguous_as(*norm_bias, compute) : torch::stable::new_zeros(*weight, Shape{features});
   }
-  const bool by_channel = channel_major(x);
-  if (G * p > 0 && use_own_products(kernel, io, rows, variant >= 0)) {
-    const Matrices in = matrices_of(x, by_channel), out = matrices_of(y, by_channel);
-    std::optional<Matrices> rest;
-    if (residual) rest = matrices_of(*residual, by_channel);
+  const bool by_channel = channel_major(x), own = G * p > 0 && use_own_products(kernel, io, rows, variant >= 0);
+  // The kernels of the CPU take and give either layout, those of CUDA rows of features.
+  const bool in_place = !by_channel || x.is_cpu(), as_channel_major = by_channel && in_place;
+  const Tensor result = in_place ? y : empty(x, shape);
+  const Matrices in = matrices_of(x, as_channel_major), out = matrices_of(result, as_channel_major);
+  std::optional<Matrices> added;
+  if (residual) added = matrices_of(*residual, as_channel_major);
+  const Matrix rest = added ? added->view : Matrix{};
+  OptTensor b;
+  if (b_out) b = torch::stable::contiguous(*b_out);
+  if (own) {
     const Tensor w1 = torch::stable::contiguous(w_in), w2 = torch::stable::contiguous(w_out);
-    const OptTensor b = b_out ? OptTensor(torch::stable::contiguous(*b_out)) : b_out;
     const GluMlpArgs args{.positions = in.positions,
                           .x = in.view,
-                          .residual = rest ? rest->view : Matrix{},
+                          .residual = rest,
                           .y = out.view,
                           .in = {G, q, p, w1.data_ptr()},
                           .out = {G2, q2, p2, w2.data_ptr()},
@@ -78,36 +101,29 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
     run(kernel.whole, args, rows, kFewPositions, x);
     return y;
   }
-  const int64_t tile = std::clamp<int64_t>(kTileBytes / (std::max<int64_t>(hidden, 1) * scalar_bytes(io)), 1, rows);
-  const Tensor input = torch::stable::reshape(x, Shape{rows, G, p});
-  const Tensor result = by_channel ? empty(x, shape) : y;
-  Tensor output = view(result, Shape{rows, G2, q2});
-  OptTensor rest;
-  if (residual) rest = torch::stable::contiguous(torch::stable::reshape(*residual, Shape{rows, G2, q2}));
-  const Tensor a = empty(x, {tile, G, q}), h = empty(x, {tile, G2, p2});
-  for (int64_t m = 0; m < rows; m += tile) {
-    const int64_t n = std::min(tile, rows - m);
-    const auto part = [&](const Tensor& t, int64_t begin) {
-      Tensor s = t;
-      return narrow(s, 0, begin, n);
-    };
-    block_products(part(input, m), w_in, std::nullopt, part(a, 0));
+  const int64_t fit = kTileBytes / (std::max<int64_t>(hidden, 1) * scalar_bytes(io));
+  const int64_t tile = std::clamp<int64_t>(fit, 1, in.positions);
+  Tensor a = empty(x, {tile, G, q}), h = empty(x, {tile, G2, p2}), z = empty(x, {tile, G2, q2});
+  for (int64_t at = 0, n; at < rows; at += n) {
+    const int64_t batch = at / in.positions, m = at % in.positions;
+    n = std::min(tile, in.positions - m);
+    const auto first = [&](Tensor& t) { return narrow(t, 0, 0, n); };
+    block_products(tile_of(in, as_channel_major, batch, m, n, G), w_in, std::nullopt, first(a));
     run(kernel.glu, GluArgs{n, inner, io, a.data_ptr(), h.data_ptr()}, n, 16, x);
-    Tensor out = part(output, m);
-    block_products(part(h, 0), w_out, b_out, out);
-    if (!weight && !rest) continue;
+    block_products(first(h), w_out, std::nullopt, first(z));
     const ResidualNormArgs args{.rows = n,
                                 .features = features,
                                 .io = io,
-                                .y = out.data_ptr(),
-                                .residual = rest ? part(*rest, m).data_ptr() : nullptr,
-                                .out = out.data_ptr(),
+                                .y = z.data_ptr(),
+                                .bias = data_of(b),
+                                .residual = from_position(rest, io, batch, m),
+                                .out = from_position(out.view, io, batch, m),
                                 .norm_weight = data_of(weight),
                                 .norm_bias = data_of(bias),
                                 .eps = eps};
     run(kernel.residual_norm, args, n, 16, x);
   }
-  if (by_channel) {
+  if (!in_place) {
     Tensor to = y;
     torch::stable::copy_(to, result);
   }

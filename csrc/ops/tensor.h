@@ -73,6 +73,7 @@ void run(Kernel<Args> kernel, const Args& args, int64_t tasks, int64_t grain, co
       Exec exec;
       exec.begin = begin;
       exec.end = end;
+      exec.device = &device_of(like);
       kernel(args, exec);
     });
     return;

@@ -59,13 +59,13 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
   Request request = p.request;
   bool whole_on_tensor_cores = false;
   if (cuda && scalar_bytes(request.io) == 2) {
-    const TreeShape tree = choose_tree(p.seqlen, 1);
+    const TreeShape tree = choose_tree(p.seqlen, 1, Isa::cuda);
     whole_on_tensor_cores = plan_matrix_tile(tree, 1, device).has_value();
     request.fits_tensor_cores = whole_on_tensor_cores || plan_matrix_cut(tree, 1, device);
   }
   plan.variant = plan.exact = choose_variant(rows, request, device);
   if (!rows[plan.variant].precise) plan.exact = choose_variant(rows, {request.io, true}, device);
-  plan.tree = choose_tree(p.seqlen, rows[plan.variant].lanes);
+  plan.tree = choose_tree(p.seqlen, rows[plan.variant].lanes, rows[plan.variant].isa);
   const bool pairs_fit = plan.variant != plan.exact && plan_gradient_tile(plan.tree, 1, device);
   const bool in_three = plan.variant != plan.exact && plan_gradient_cut(plan.tree, 1, device);
   plan.gradients = pairs_fit || in_three ? plan.variant : plan.exact;

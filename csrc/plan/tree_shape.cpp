@@ -24,7 +24,7 @@ TreeShape choose_cuda_tree(int64_t length) {
 
 }  // namespace
 
-TreeShape choose_tree(int64_t length, int lanes) {
+TreeShape choose_tree(int64_t length, int lanes, Isa isa) {
   if (lanes == 1) return choose_cuda_tree(length);
   TreeShape best;
   for (int vectors : {8, 4}) {
@@ -36,8 +36,8 @@ TreeShape choose_tree(int64_t length, int lanes) {
       best = TreeShape{};
       best.points = points;
       best.lanes = lanes;
-      // rather a level of four and a small codelet than a level of two, where eight vectors are all registers
-      best.codelet_vectors = rest == 2 && lanes <= 8 && vectors == 8 ? 4 : vectors;
+      // rather a level of four and a small codelet than a level of two, where eight complex vectors are all registers
+      best.codelet_vectors = rest == 2 && isa == Isa::avx2 && vectors == 8 ? 4 : vectors;
       rest = points / lanes / best.codelet_vectors;
       if (odd > 1) best.radix[best.depth++] = odd, rest /= odd;
       while (rest > 1) {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "device.h"
+
 namespace monarch {
 
 constexpr int kMaxTreeDepth = 24;
@@ -22,6 +24,6 @@ struct TreeShape {
 
 // The smallest supported transform of at least `length` points: lanes * vectors * {1, 3, 5} * 2^n. One lane means
 // CUDA, where the passes go down to single points: {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24} * 16^n, n >= 1.
-TreeShape choose_tree(int64_t length, int lanes);
+TreeShape choose_tree(int64_t length, int lanes, Isa isa);
 
 }  // namespace monarch

@@ -25,10 +25,10 @@ Call::Call(py::kwargs arguments)
       // two blocks each; where there is but one, they take several rows
       device_{.kind = monarch::DeviceKind::cuda,
               .isa = monarch::Isa::cuda,
+              .l2_bytes = has("l2_bytes") ? integer("l2_bytes") : 50 << 20,
               .index = 0,
               .multiprocessors = has("multiprocessors") ? static_cast<int>(integer("multiprocessors")) : 1,
               .shared_memory = has("shared_memory") ? integer("shared_memory") : 232448,
-              .l2_bytes = has("l2_bytes") ? integer("l2_bytes") : 50 << 20,
               .compute_capability = 90} {
   io_ = scalar_from(has("dtype") ? find("dtype").cast<std::string>() : "float32");
   if (has("outputs"))

@@ -209,8 +209,9 @@ py::dict residual_norm(Call& c) {
                               .features = shape[1],
                               .io = c.io(),
                               .y = y,
-                              .residual = c.io_array("residual"),
-                              .out = in_place ? y : c.io_array_out("out", shape),
+                              .bias = c.io_array("bias"),
+                              .residual = {c.io_array("residual"), 0, shape[1], 1},
+                              .out = {in_place ? y : c.io_array_out("out", shape), 0, shape[1], 1},
                               .norm_weight = c.array("norm_weight"),
                               .norm_bias = c.array("norm_bias"),
                               .eps = c.real("eps")};

@@ -91,7 +91,7 @@ struct FftConv {
     const T* filter;
     MONARCH_INLINE void operator()(int64_t at, C* x, int count) const {
       const T* const soon = filter + at + 4 * count * E::kBlock;
-      for (int i = 0; i < count * E::kBlock; i += 64 / int(sizeof(T))) __builtin_prefetch(soon + i, 0, kIntoL2);
+      for (int i = 0; i < count * E::kBlock; i += kCacheLine<T>) __builtin_prefetch(soon + i, 0, kIntoL2);
 #pragma GCC unroll 8
       for (int q = 0; q < count; ++q) x[q] = mul(x[q], E::load_block(filter + at + q * E::kBlock));
     }

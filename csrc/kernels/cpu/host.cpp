@@ -1,5 +1,11 @@
 #include "host.h"
 
+#include <algorithm>
+
+#if defined(__linux__)
+#include <unistd.h>
+#endif
+
 namespace monarch {
 namespace {
 
@@ -25,6 +31,9 @@ const DeviceInfo& host_device() {
     DeviceInfo d;
     d.kind = DeviceKind::cpu;
     d.isa = best_isa();
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    d.l2_bytes = std::max<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
+#endif
     return d;
   }();
   return info;

@@ -11,16 +11,17 @@ namespace {
 
 template <class T>
 struct Mlp : Panels<T> {
-  using Panels<T>::W, Panels<T>::kPanel, Panels<T>::kTile;
+  using Panels<T>::W, Panels<T>::kPanel;
   using P = Panels<T>;
   using V = typename P::V;
 
   static const char* block_matmul(const BlockMatmulArgs& g, const Exec& exec) {
     constexpr int64_t kChunk = 192;  // output features at a time: whole parts of kRows, whole vectors to turn back
     const auto& [blocks, q, p, weights] = g.weight;
-    Scratch<T> x(kTile * blocks * p), y(kTile * kChunk);
+    const int64_t tile = P::tile(blocks * p + kChunk, *exec.device);
+    Scratch<T> x(tile * blocks * p), y(tile * kChunk);
     const T* const bias = static_cast<const T*>(g.bias);
-    P::for_tiles(g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
+    P::for_tiles(tile, g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
       const bool in_place = g.y.position_stride == 1 && n % kPanel == 0;
       T* const to = static_cast<T*>(g.y.data) + batch * g.y.batch_stride + m;
       P::pack(g.x, batch, m, n, blocks * p, x.get());
@@ -44,8 +45,9 @@ struct Mlp : Panels<T> {
     const auto& [l, s, r, second] = g.second;
     const int64_t wide = k * p, middle = l * r, features = l * s;
     // the results take the place of x, which only the first factor reads
-    Scratch<T> outer(kTile * (wide > features ? wide : features)), h(kTile * middle);
-    P::for_tiles(g.positions, exec.begin, exec.end, [&, l = l, r = r](int64_t batch, int64_t m, int64_t n) {
+    const int64_t outside = wide > features ? wide : features, tile = P::tile(outside + middle, *exec.device);
+    Scratch<T> outer(tile * outside), h(tile * middle);
+    P::for_tiles(tile, g.positions, exec.begin, exec.end, [&, l = l, r = r](int64_t batch, int64_t m, int64_t n) {
       const int64_t panels = P::count(n);
       P::pack(g.x, batch, m, n, wide, outer.get());
       for (int64_t block = 0; block < k; ++block)
@@ -61,19 +63,30 @@ struct Mlp : Panels<T> {
     return nullptr;
   }
 
+  static const char* residual_norm(const ResidualNormArgs& a, const Exec& exec) {
+    return with_io<T>(a.io, [&](auto io) {
+      using Io = typename decltype(io)::type;
+      a.out.feature_stride == 1 ? MlpRows<T>::template norm_rows<Io>(a, exec) : norm_panels<Io>(a, exec);
+    });
+  }
+
   static const char* whole(const GluMlpArgs& g, const Exec& exec) {
     const int64_t wide = g.in.blocks * g.in.p, features = g.out.blocks * g.out.q;
-    Scratch<T> x(kTile * wide), h(kTile * g.out.p), y(kTile * features);
-    P::for_tiles(g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
+    const int64_t tile = P::tile(wide + g.out.p + features, *exec.device);
+    Scratch<T> x(tile * wide), h(tile * g.out.p), y(tile * features);
+    const bool residual_is_x = g.residual.data == g.x.data && wide == features && same_strides(g.residual, g.x);
+    const T* const residual = !g.residual.data ? nullptr : residual_is_x ? x.get() : y.get();
+    P::for_tiles(tile, g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
       const int64_t panels = P::count(n);
       P::pack(g.x, batch, m, n, wide, x.get());
-      if (g.residual.data) P::pack(g.residual, batch, m, n, features, y.get());
+      if (g.residual.data && !residual_is_x) P::pack(g.residual, batch, m, n, features, y.get());
       for (int64_t block = 0; block < g.out.blocks; ++block) {
         const int64_t first = block * g.out.q;
         hidden(g, x.get(), panels, block * g.out.p, g.out.p, h.get());
         products(static_cast<const T*>(g.out.data) + first * g.out.p, g.out.p, g.out.q,
                  g.bias ? static_cast<const T*>(g.bias) + first : nullptr, h.get(), g.out.p, panels,
-                 Results::in_panels(y.get() + first * kPanel, features), InOrder(), g.residual.data != nullptr);
+                 Results::in_panels(y.get() + first * kPanel, features), InOrder(),
+                 residual ? residual + first * kPanel : nullptr);
       }
       if (g.norm_weight)
         for (int64_t i = 0; i < n; i += W)
@@ -94,26 +107,31 @@ struct Mlp : Panels<T> {
     static Results in_panels(T* data, int64_t features) { return {data, features * kPanel, kPanel}; }
   };
 
-  // y[at(i)] = w[i] x + bias[at(i)], plus y[at(i)] itself when adding; panels of x have x_features.
+  static MONARCH_INLINE bool same_strides(const Matrix& a, const Matrix& b) {
+    return a.batch_stride == b.batch_stride && a.position_stride == b.position_stride &&
+           a.feature_stride == b.feature_stride;
+  }
+
+  // y[at(i)] = w[i] x + bias[at(i)] + added[at(i)], which lies as y does; panels of x have x_features.
   template <class At = InOrder>
   static void products(const T* w, int64_t K, int64_t rows, const T* bias, const T* x, int64_t x_features,
-                       int64_t panels, Results y, At at = {}, bool add = false) {
+                       int64_t panels, Results y, At at = {}, const T* added = nullptr) {
     P::in_parts(rows, [&](int64_t i, auto part) {
       constexpr int R = decltype(part)::value;
       int64_t rows_at[R];
       for (int r = 0; r < R; ++r) rows_at[r] = at(i + r);
       for (int64_t panel = 0; panel < panels; ++panel)
         for (int r = 0; r < R; ++r)
-          for (int64_t line = 0; line < kPanel; line += 64 / int64_t(sizeof(T)))
+          for (int64_t line = 0; line < kPanel; line += kCacheLine<T>)
             __builtin_prefetch(y.data + panel * y.panel_stride + rows_at[r] * y.feature_stride + line, 1);
       V sums[P::kPanels][R][2];
       P::template product<R>(w + i * K, K, x, x_features, panels, sums);
       for (int64_t panel = 0; panel < panels; ++panel)
         for (int r = 0; r < R; ++r)
           for (int v = 0; v < 2; ++v) {
-            T* const place = y.data + panel * y.panel_stride + rows_at[r] * y.feature_stride + v * W;
+            const int64_t place = panel * y.panel_stride + rows_at[r] * y.feature_stride + v * W;
             const V sum = bias ? sums[panel][r][v] + bias[rows_at[r]] : sums[panel][r][v];
-            store<W>(place, add ? sum + load<W>(place) : sum);
+            store<W>(y.data + place, added ? sum + load<W>(added + place) : sum);
           }
     });
   }
@@ -154,24 +172,48 @@ struct Mlp : Panels<T> {
   }
 
   // LayerNorm over the features of W positions.
-  static void normalise(const GluMlpArgs& g, int64_t features, T* y) {
+  template <class Args>
+  static void normalise(const Args& g, int64_t features, T* y) {
     const V mean = sum_over(features, [&](int64_t j) { return load<W>(y + j * kPanel); }) / T(features);
     const V squares = sum_over(features, [&](int64_t j) {
       const V d = load<W>(y + j * kPanel) - mean;
       return d * d;
     });
-    V scale;
+    V scale{};
     for (int i = 0; i < W; ++i) scale[i] = T(1) / T(::sqrt(double(squares[i] / T(features)) + g.eps));
     const T* const weight = static_cast<const T*>(g.norm_weight);
     const T* const bias = static_cast<const T*>(g.norm_bias);
     for (int64_t j = 0; j < features; ++j)
       store<W>(y + j * kPanel, (load<W>(y + j * kPanel) - mean) * scale * weight[j] + bias[j]);
   }
+
+  // With positions side by side in the residual and the result.
+  template <class Io>
+  static void norm_panels(const ResidualNormArgs& a, const Exec& exec) {
+    const int64_t F = a.features;
+    Scratch<T> panel(F * kPanel), bias(F + W);
+    for (int64_t j = 0; j < F; j += W)
+      store<W>(bias.get() + j, a.bias ? load_upto<W>(static_cast<const Io*>(a.bias) + j, F - j) : V{});
+    for (int64_t m = exec.begin, n; m < exec.end; m += n) {
+      n = exec.end - m < kPanel ? exec.end - m : kPanel;
+      P::template pack<Io>({const_cast<void*>(a.y), 0, F, 1}, 0, m, n, F, panel.get());
+      const Io* const residual = a.residual.data ? static_cast<const Io*>(a.residual.data) + m : nullptr;
+      for (int64_t j = 0; j < F; ++j)
+        for (int64_t i = 0; i < n; i += W) {
+          T* const z = panel.get() + j * kPanel + i;
+          const V biased = load<W>(z) + bias.get()[j];
+          store<W>(z, residual ? biased + load_upto<W>(residual + j * a.residual.feature_stride + i, n - i) : biased);
+        }
+      if (a.norm_weight)
+        for (int64_t i = 0; i < n; i += W) normalise(a, F, panel.get() + i);
+      P::template unpack<Io>(panel.get(), a.out, 0, m, n, 0, F);
+    }
+  }
 };
 
 template <class T>
 constexpr MlpKernels mlp_kernels(VariantInfo info) {
-  return {info, &MlpRows<T>::glu, &MlpRows<T>::residual_norm, &Mlp<T>::block_matmul, &Mlp<T>::monarch, &Mlp<T>::whole};
+  return {info, &MlpRows<T>::glu, &Mlp<T>::residual_norm, &Mlp<T>::block_matmul, &Mlp<T>::monarch, &Mlp<T>::whole};
 }
 
 }  // namespace

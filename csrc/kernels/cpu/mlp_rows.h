@@ -44,11 +44,14 @@ struct MlpRows {
     T* const z = buffer.get();
     for (int64_t m = exec.begin; m < exec.end; ++m) {
       const Io* y = static_cast<const Io*>(a.y) + m * F;
-      const Io* residual = a.residual ? static_cast<const Io*>(a.residual) + m * F : nullptr;
-      Io* out = static_cast<Io*>(a.out) + m * F;
+      const Io* bias = static_cast<const Io*>(a.bias);
+      const Io* residual =
+          a.residual.data ? static_cast<const Io*>(a.residual.data) + m * a.residual.position_stride : nullptr;
+      Io* out = static_cast<Io*>(a.out.data) + m * a.out.position_stride;
       V total{};
       for (int64_t j = 0; j < F; j += W) {
         V v = load_upto<W>(y + j, F - j);
+        if (bias) v = v + load_upto<W>(bias + j, F - j);
         if (residual) v = v + load_upto<W>(residual + j, F - j);
         store_upto<W>(z + j, v, F - j);
         total = total + v;
@@ -68,14 +71,10 @@ struct MlpRows {
       for (int64_t j = 0; j < F; j += W) {
         const int64_t n = F - j;
         const V weight = load_upto<W>(static_cast<const T*>(a.norm_weight) + j, n);
-        const V bias = load_upto<W>(static_cast<const T*>(a.norm_bias) + j, n);
-        store_upto<W>(out + j, (load_upto<W>(z + j, n) - mean) * scale * weight + bias, n);
+        const V norm_bias = load_upto<W>(static_cast<const T*>(a.norm_bias) + j, n);
+        store_upto<W>(out + j, (load_upto<W>(z + j, n) - mean) * scale * weight + norm_bias, n);
       }
     }
-  }
-
-  static const char* residual_norm(const ResidualNormArgs& a, const Exec& exec) {
-    return with_io<T>(a.io, [&](auto io) { norm_rows<typename decltype(io)::type>(a, exec); });
   }
 };
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../args.h"
+#include "../registry.h"
 #include "simd.h"
 
 namespace monarch {
@@ -21,8 +22,15 @@ struct Panels {
 #endif
   static constexpr int kStretch = 192;           // products that are summed in one register
   static constexpr int kPanel = 2 * W;           // positions that are computed together
-  static constexpr int kTile = 256 / sizeof(T);  // positions that share one pass over the weights
+  static constexpr int kTile = 512 / sizeof(T);  // most positions that share one pass over the weights
   static constexpr int kPanels = kTile / kPanel;
+
+  // How many do: as many as the L2 cache has room for, at so many features each, and at least half of kTile, however
+  // little it has.
+  static MONARCH_INLINE int64_t tile(int64_t features, const DeviceInfo& device) {
+    const int64_t room = device.l2_bytes / 4 * 3 / (features * int64_t(sizeof(T))) / kPanel * kPanel;
+    return room < kTile / 2 ? kTile / 2 : room < kTile ? room : kTile;
+  }
 
   // Where the first feature of position i lies, a multiple of W.
   static MONARCH_INLINE int64_t place(int64_t i, int64_t features) {
@@ -31,18 +39,18 @@ struct Panels {
   static MONARCH_INLINE int64_t count(int64_t positions) { return (positions + kPanel - 1) / kPanel; }
 
   // sums[panel][r] = sum_k w[r, k] * x[k], for the positions of the panels, which lie x_features features apart. In
-  // stretches, so that rounding errors stay small and the weights of one are in cache for all panels. The hardware does
-  // not see where short rows of weights go on: those of the next call are brought into cache.
+  // stretches, so that rounding errors stay small and the weights of one are in cache for all panels. AMD's Zen 3 (AVX2)
+  // does not see where short rows of weights go on: those of the next call are brought into cache. Intel's processors
+  // with AVX-512 do, and are faster alone.
   template <int R>
   static MONARCH_INLINE void product(const T* w, int64_t K, const T* x, int64_t x_features, int64_t panels,
                                      V (&sums)[kPanels][R][2]) {
-    constexpr int64_t kLine = 64 / sizeof(T);
     int64_t begin = 0, end;
     do {
       end = begin + kStretch < K ? begin + kStretch : K;
       for (int64_t panel = 0; panel < panels; ++panel) {
-        if (K <= kStretch)
-          for (int64_t i = R * K * panel / panels; i < R * K * (panel + 1) / panels; i += kLine)
+        if (sizeof(V) < 64 && K <= kStretch)
+          for (int64_t i = R * K * panel / panels; i < R * K * (panel + 1) / panels; i += kCacheLine<T>)
             __builtin_prefetch(w + R * K + i);
         stretch<R>(w + begin, K, end - begin, x + (panel * x_features + begin) * kPanel, begin > 0, sums[panel]);
       }
@@ -60,8 +68,9 @@ struct Panels {
   }
 
   // Features [0, features) of positions [m, m + n) to panels (features, kPanel); missing positions are zero.
+  template <class Io = T>
   static void pack(const Matrix& x, int64_t batch, int64_t m, int64_t n, int64_t features, T* panels) {
-    const T* const from = static_cast<const T*>(x.data) + batch * x.batch_stride + m * x.position_stride;
+    const Io* const from = static_cast<const Io*>(x.data) + batch * x.batch_stride + m * x.position_stride;
     const int64_t padded = count(n) * kPanel;
     if (x.position_stride == 1) {
       for (int64_t j = 0; j < features; ++j)
@@ -82,9 +91,10 @@ struct Panels {
   }
 
   // Back, to features [first, first + features).
+  template <class Io = T>
   static void unpack(const T* panels, const Matrix& y, int64_t batch, int64_t m, int64_t n, int64_t first,
                      int64_t features) {
-    T* const to = static_cast<T*>(y.data) + batch * y.batch_stride + m * y.position_stride + first * y.feature_stride;
+    Io* const to = static_cast<Io*>(y.data) + batch * y.batch_stride + m * y.position_stride + first * y.feature_stride;
     if (y.position_stride == 1) {
       for (int64_t j = 0; j < features; ++j)
         for (int64_t i = 0; i < n; i += W)
@@ -105,10 +115,10 @@ struct Panels {
 
   // Calls f(batch, first position, how many) for every tile of the flattened positions [begin, end).
   template <class F>
-  static MONARCH_INLINE void for_tiles(int64_t positions, int64_t begin, int64_t end, F f) {
+  static MONARCH_INLINE void for_tiles(int64_t tile, int64_t positions, int64_t begin, int64_t end, F f) {
     for (int64_t at = begin, n; at < end; at += n) {
       const int64_t m = at % positions;
-      n = end - at < kTile ? end - at : kTile;
+      n = end - at < tile ? end - at : tile;
       n = n < positions - m ? n : positions - m;
       f(at / positions, m, n);
     }

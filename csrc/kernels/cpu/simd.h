@@ -56,6 +56,9 @@ MONARCH_VEC(uint16_t, 16);
 template <class T, int W>
 using Vec = typename VecOf<T, W>::type;
 
+template <class T>
+constexpr int kCacheLine = 64 / sizeof(T);
+
 }  // namespace
 template <class R>
   requires(sizeof(R) > sizeof(double))

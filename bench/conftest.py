@@ -22,6 +22,7 @@ IMPORTANCE = (
     "test_backward",
     "test_mlp",
     "test_encoder",
+    "test_encoder_in_bfloat16",
     "test_m2_mixer",
     "test_depthwise_conv1d",
     "test_blockdiag_matmul",

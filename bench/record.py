@@ -45,7 +45,7 @@ def device_name(device: str) -> str:
             model = re.search(r"model name\s*: (.*)", text)
         except OSError:
             model = None
-        processor = model[1] if model else platform.processor() or platform.machine()
+        processor = re.sub(r"\(\w+\)", "", model[1]) if model else platform.processor() or platform.machine()
         name = f"cpu {processor} {_C.build_info()['cpu_isa']} {torch.get_num_threads()} cores"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 

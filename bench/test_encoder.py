@@ -121,6 +121,24 @@ def test_encoder(request, compare, device, model, length, baseline):
     compare(f"M2-BERT-80M forward (1, {length})", ours, theirs, baseline, cost=cost(m2, 1, length, device), seconds=0.5)
 
 
+@pytest.mark.parametrize("length", [512, 2048, 8192])
+@torch.no_grad()
+def test_encoder_in_bfloat16(compare, device, length):
+    """On a CPU, with weights in bfloat16, for which some have matrix units; on a GPU that is how all models run."""
+    if device.type != "cpu":
+        pytest.skip("test_encoder is in bfloat16 on a GPU")
+    torch.manual_seed(0)
+    m2, bert = (MODELS[name]().eval().bfloat16() for name in ("M2-BERT-80M", "BERT-base"))
+    ids = tokens(device, 1, length)
+    compare(
+        f"M2-BERT-80M forward (1, {length}) bf16",
+        lambda: m2(ids).last_hidden_state,
+        lambda: bert(ids).last_hidden_state,
+        "BERT-base, SDPA",
+        seconds=0.5,
+    )
+
+
 @torch.no_grad()
 def test_mixed_lengths(compare, device, model):
     """A batch of texts of mixed lengths, padded to its longest."""

@@ -73,6 +73,11 @@ def _pair(values: list[float], form: str) -> str:
     return ", ".join(format(value, form) for value in values)
 
 
+def milliseconds(data: dict[str, Any]) -> str:
+    value = data["seconds"] * 1e3
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def _processes(data: dict[str, Any]) -> str:
     count = len(data.get("blocks", ()))
     return f"; {count} processes" if count > 1 else ""
@@ -81,7 +86,7 @@ def _processes(data: dict[str, Any]) -> str:
 def _cells(row: Row) -> Iterator[str]:
     data = row.data
     yield data["problem"]
-    yield f"{data['seconds'] * 1e3:.3g}"
+    yield milliseconds(data)
     yield data["baseline"]
     yield f"{data['ratio']:.1f} ({_pair(data['quartiles'], '.1f')}{_processes(data)})" if "ratio" in data else ""
     if "limit" in data:
@@ -186,8 +191,20 @@ def headlines(folder: Path, rows: list[Row]) -> str:
         ratios = "; ".join(
             f"{row.data['baseline']}: {row.data['ratio']:.1f}" + (" (old)" if row.old else "") for row in same
         )
-        text += f"| {problem} | {same[0].data['seconds'] * 1e3:.3g} | {ratios} |\n"
+        text += f"| {problem} | {milliseconds(same[0].data)} | {ratios} |\n"
     return text
+
+
+def current(devices: dict[Path, list[Row]]) -> dict[Path, list[Row]]:
+    """The devices that the README shows: where today's sources were measured, or all when that is nowhere."""
+    measured = {folder: rows for folder, rows in devices.items() if not all(row.old for row in rows)}
+    return measured or devices
+
+
+def devices() -> dict[Path, list[Row]]:
+    """What was recorded, by device."""
+    folders = sorted(folder for folder in RESULTS.iterdir() if folder.is_dir()) if RESULTS.is_dir() else []
+    return {folder: rows for folder in folders if (rows := newest_rows(folder))}
 
 
 def _write_readme(tables: str) -> None:
@@ -199,14 +216,10 @@ def _write_readme(tables: str) -> None:
 def write_tables() -> Path:
     """Writes ``docs/performance.md`` and the README's table; the path of the former."""
     DOCS.mkdir(exist_ok=True)
-    text, tables = HEAD, ""
-    for folder in sorted(RESULTS.iterdir()) if RESULTS.is_dir() else []:
-        if folder.is_dir() and (rows := newest_rows(folder)):
-            text += _section(folder, rows)
-            tables += headlines(folder, rows)
+    found = devices()
     path = DOCS / "performance.md"
-    path.write_text(text)
-    _write_readme(tables)
+    path.write_text(HEAD + "".join(_section(folder, rows) for folder, rows in found.items()))
+    _write_readme("".join(headlines(folder, rows) for folder, rows in current(found).items()))
     return path
 
 

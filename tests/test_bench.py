@@ -135,13 +135,16 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
     write("c.json", "2026-01-01T09", [row(first, seconds=3.0)], malloc="tuned")
     (results / "cpu-x" / "demo.json").write_text('{"speed": []}')
     (results / "empty").mkdir()
-    text = bench["tables"].write_tables().read_text()
+    (results / "cpu-y").mkdir()
+    (results / "cpu-y" / "b.json").write_text((results / "cpu-x" / "b.json").read_text())
+    text, other = bench["tables"].write_tables().read_text().split("## cpu-y")
+    assert other.count(" old |") == 3
     lines = [line for line in text.splitlines() if line.startswith("| fft_conv")]
     assert [line.split(" | ")[:2] for line in lines] == [
         [f"| {first}", "2"],
         [f"| {second}", "2"],
         ["| fft_conv (8, 768, 128)", "2"],
-        [f"| {first}", "3e+03"],
+        [f"| {first}", "3,000"],
     ]
     assert "4.0 (3.9, 4.1; 3 processes) | 83% (memory) | 5 | 50 | 1.0e-07, 2.0e-07 | 3, 9" in lines[0]
     assert "[cpu-x a] |" in lines[0]
@@ -154,6 +157,7 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
     assert readme.startswith("before\n<!-- ")
     assert f"| {first} | 2 | torch.fft: 4.0 |\n| fft_conv (8, 768, 128) | 2 | torch.fft: 4.0 (old) |" in readme
     assert "prepared" not in readme
+    assert "cpu-y" not in readme, "no row there is of these sources"
     assert "old\n" not in readme
     assert readme.endswith("<!-- end -->\nafter\n")
     assert "## empty" not in text
@@ -178,10 +182,10 @@ def test_recorded_runs_have_their_tables(bench: dict[str, ModuleType]) -> None:
     shown = [r for folder in folders for r in bench["tables"].newest_rows(folder)]
     assert shown
     for r in shown:
-        assert f"| {r.data['problem']} | {r.data['seconds'] * 1e3:.3g} | {r.data['baseline']} |" in page
+        assert f"| {r.data['problem']} | {bench['tables'].milliseconds(r.data)} | {r.data['baseline']} |" in page
     readme = (ROOT / "README.md").read_text()
-    for folder in folders:
-        assert bench["tables"].headlines(folder, bench["tables"].newest_rows(folder)) in readme
+    for folder, rows in bench["tables"].current(bench["tables"].devices()).items():
+        assert bench["tables"].headlines(folder, rows) in readme
 
 
 def test_nothing_is_measured_when_a_check_fails(bench, results, tmp_path, monkeypatch, capsys) -> None:

@@ -24,14 +24,18 @@ MALLOC = os.environ.get("GLIBC_TUNABLES", "default")
 
 
 def source_hash(device: str) -> str:
-    """Of the sources that decide what runs on "cpu" or "cuda": ``csrc/`` without what is for the other device."""
+    """Of the code that decides what runs on "cpu" or "cuda": ``csrc/`` without what is for the other device.
+
+    Comments and white space do not count.
+    """
     root = BENCH.parent / "csrc"
     other = {"cpu": ("kernels/cuda/", "plan/tiles."), "cuda": ("kernels/cpu/",)}[device]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.is_file() and path.suffix != ".md" and not name.startswith(other):
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+            code = re.sub(rb"//[^\n]*|/\*.*?\*/", b"", path.read_bytes(), flags=re.DOTALL)
+            digest.update(name.encode() + b"\0" + b"".join(code.split()) + b"\0")
     return digest.hexdigest()[:16]
 
 

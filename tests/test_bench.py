@@ -115,8 +115,14 @@ def test_the_hash_of_sources_is_the_device_s_own(bench, tmp_path, monkeypatch) -
     (tmp_path / "csrc" / "plan" / "tiles.h").write_text("1")
     assert hashed("cpu") == before[0]
     assert hashed("cuda") != before[1]
-    (tmp_path / "csrc" / "plan" / "plan.h").write_text("1")
-    assert hashed("cpu") != before[0]
+    plan = tmp_path / "csrc" / "plan" / "plan.h"
+    plan.write_text("int f(int a);")
+    changed = hashed("cpu")
+    assert changed != before[0]
+    plan.write_text("// what it does\nint f(\n    int a /* of\n it */);\n")
+    assert hashed("cpu") == changed, "the code is the same"
+    plan.write_text("int f(int b);")
+    assert hashed("cpu") != changed
 
 
 def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType], results: Path) -> None:

@@ -39,9 +39,9 @@ struct Panels {
   static MONARCH_INLINE int64_t count(int64_t positions) { return (positions + kPanel - 1) / kPanel; }
 
   // sums[panel][r] = sum_k w[r, k] * x[k], for the positions of the panels, which lie x_features features apart. In
-  // stretches, so that rounding errors stay small and the weights of one are in cache for all panels. AMD's Zen 3 (AVX2)
-  // does not see where short rows of weights go on: those of the next call are brought into cache. Intel's processors
-  // with AVX-512 do, and are faster alone.
+  // stretches, so that rounding errors stay small and the weights of one are in cache for all panels. AMD's Zen 3
+  // (AVX2) does not see where short rows of weights go on: those of the next call are brought into cache. Intel's
+  // processors with AVX-512 do, and are faster alone.
   template <int R>
   static MONARCH_INLINE void product(const T* w, int64_t K, const T* x, int64_t x_features, int64_t panels,
                                      V (&sums)[kPanels][R][2]) {

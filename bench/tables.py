@@ -74,6 +74,7 @@ def _pair(values: list[float], form: str) -> str:
 
 
 def milliseconds(data: dict[str, Any]) -> str:
+    """Our time of a row, without an exponent where it is long."""
     value = data["seconds"] * 1e3
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
@@ -201,7 +202,7 @@ def current(devices: dict[Path, list[Row]]) -> dict[Path, list[Row]]:
     return measured or devices
 
 
-def devices() -> dict[Path, list[Row]]:
+def recorded() -> dict[Path, list[Row]]:
     """What was recorded, by device."""
     folders = sorted(folder for folder in RESULTS.iterdir() if folder.is_dir()) if RESULTS.is_dir() else []
     return {folder: rows for folder in folders if (rows := newest_rows(folder))}
@@ -216,7 +217,7 @@ def _write_readme(tables: str) -> None:
 def write_tables() -> Path:
     """Writes ``docs/performance.md`` and the README's table; the path of the former."""
     DOCS.mkdir(exist_ok=True)
-    found = devices()
+    found = recorded()
     path = DOCS / "performance.md"
     path.write_text(HEAD + "".join(_section(folder, rows) for folder, rows in found.items()))
     _write_readme("".join(headlines(folder, rows) for folder, rows in current(found).items()))

@@ -184,13 +184,13 @@ def test_curves_are_one_for_each_form_and_baseline(bench: dict[str, ModuleType])
 def test_recorded_runs_have_their_tables(bench: dict[str, ModuleType]) -> None:
     """docs/performance.md names every run whose rows it should show."""
     page = (ROOT / "docs" / "performance.md").read_text()
-    folders = [folder for folder in (ROOT / "bench" / "results").iterdir() if folder.is_dir()]
-    shown = [r for folder in folders for r in bench["tables"].newest_rows(folder)]
+    devices = bench["tables"].recorded()
+    shown = [r for rows in devices.values() for r in rows]
     assert shown
     for r in shown:
         assert f"| {r.data['problem']} | {bench['tables'].milliseconds(r.data)} | {r.data['baseline']} |" in page
     readme = (ROOT / "README.md").read_text()
-    for folder, rows in bench["tables"].current(bench["tables"].devices()).items():
+    for folder, rows in bench["tables"].current(devices).items():
         assert bench["tables"].headlines(folder, rows) in readme
 
 

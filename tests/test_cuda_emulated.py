@@ -315,7 +315,7 @@ def test_glu(emulator, inner, dtype):
 @pytest.mark.parametrize("features", [1, 3, 256, 257, 700])
 @pytest.mark.parametrize(
     ("with_bias", "with_residual", "with_norm"),
-    [(True, True, True), (False, True, True), (True, True, False), (False, False, True)],
+    [(True, True, True), (False, True, True), (True, True, False), (False, True, False), (False, False, True)],
 )
 @pytest.mark.parametrize("in_place", [False, True])
 @over_dtypes

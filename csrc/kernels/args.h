@@ -110,7 +110,7 @@ struct Matrix {
 };
 
 // z[m] = y[m] + bias + residual[m]; out[m] = LayerNorm(z[m]) * norm_weight + norm_bias, or z[m] without a norm_weight.
-// In place when out.data == y.
+// In place when out.data == y. On CUDA every feature_stride is 1.
 struct ResidualNormArgs {
   int64_t rows, features;
   Scalar io;

@@ -24,12 +24,11 @@ MONARCH_KERNEL void residual_norm_kernel(ResidualNormArgs a) {
   const Io* const residual = added ? added + m * a.residual.position_stride : nullptr;
   const auto z = [&](int64_t j) {
     const float biased = bias ? load(y + j) + load(bias + j) : load(y + j);
-    return residual ? biased + load(residual + j * a.residual.feature_stride) : biased;
+    return residual ? biased + load(residual + j) : biased;
   };
   Io* const out = static_cast<Io*>(a.out.data) + m * a.out.position_stride;
-  const auto put = [&](int64_t j, float value) { store(out + j * a.out.feature_stride, value); };
   if (!a.norm_weight) {
-    for (int64_t j = threadIdx.x; j < F; j += blockDim.x) put(j, z(j));
+    for (int64_t j = threadIdx.x; j < F; j += blockDim.x) store(out + j, z(j));
     return;
   }
   float sum = 0;
@@ -40,7 +39,8 @@ MONARCH_KERNEL void residual_norm_kernel(ResidualNormArgs a) {
   const float scale = 1.f / sqrtf(block_sum(squares, scratch) / F + static_cast<float>(a.eps));
   const float* weight = static_cast<const float*>(a.norm_weight);
   const float* norm_bias = static_cast<const float*>(a.norm_bias);
-  for (int64_t j = threadIdx.x; j < F; j += blockDim.x) put(j, (z(j) - mean) * scale * weight[j] + norm_bias[j]);
+  for (int64_t j = threadIdx.x; j < F; j += blockDim.x)
+    store(out + j, (z(j) - mean) * scale * weight[j] + norm_bias[j]);
 }
 
 inline const char* run_glu(const GluArgs& g, const Exec& e) {

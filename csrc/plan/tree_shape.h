@@ -22,9 +22,9 @@ struct TreeShape {
   int64_t work_scalars() const { return depth ? 2 * lanes * root_pitch * radix[0] : 0; }
 };
 
-// The smallest supported transform of at least `length` points, in passes that suit `isa`: lanes * vectors * {1, 3, 5}
-// * 2^n. One lane means CUDA, where the passes go down to single points: {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24} * 16^n,
-// n >= 1.
+// The smallest supported transform of at least `length` points, in passes that suit `isa`: lanes * vectors * 2^n times
+// 1, 3 or 5. One lane means CUDA, where the passes go down to single points: 16^n, n >= 1, times one of
+// {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24}.
 TreeShape choose_tree(int64_t length, int lanes, Isa isa);
 
 }  // namespace monarch

@@ -133,8 +133,9 @@ def include_rule(files: Files) -> list[str]:
 
 
 def inline_assembly(files: Files) -> list[str]:
-    elsewhere = {p: t for p, t in under(files, "csrc/").items() if PurePosixPath(p).name != "ptx.cuh"}
-    return grep(elsewhere, r"\b(?:asm|__asm|__asm__)\b")
+    """Of GPUs and of CPUs, a file each."""
+    homes = {"csrc/kernels/cuda/ptx.cuh", "csrc/kernels/cpu/simd.h"}
+    return grep({p: t for p, t in under(files, "csrc/").items() if p not in homes}, r"\b(?:asm|__asm|__asm__)\b")
 
 
 def launches(files: Files) -> list[str]:
@@ -379,6 +380,7 @@ PLANTED: list[tuple[Check, Files, Files]] = [
     (include_rule, {CUDA: '#include "../../ops/check.h"\n'}, {OPS: '#include "../kernels/args.h"\n'}),
     (include_rule, {"csrc/plan/a.h": '#include "kernels/cuda/x.cuh"\n'}, {"csrc/plan/a.h": '#include "cost.h"\n'}),
     (inline_assembly, {CUDA: 'asm volatile("x;");\n'}, {"csrc/kernels/cuda/ptx.cuh": 'asm volatile("x;");\n'}),
+    (inline_assembly, {HOST: 'asm("x");\n'}, {"csrc/kernels/cpu/simd.h": 'asm("x");\n'}),
     (launches, {CUDA: LAUNCH.format(stream="s", after=CHECKED)}, {CUDA: "// k<<<1, 2>>>(a) is launched there\n"}),
     (launches, {LAUNCHER: LAUNCH.format(stream="0", after=CHECKED)}, {LAUNCHER: GOOD_LAUNCH}),
     (launches, {LAUNCHER: LAUNCH.format(stream="stream", after="return;")}, {LAUNCHER: GOOD_LAUNCH}),

@@ -12,6 +12,7 @@ namespace {
 template <class T>
 struct Mlp : Panels<T> {
   using Panels<T>::W, Panels<T>::kPanel;
+  using Target = typename Panels<T>::Target;
   using P = Panels<T>;
   using V = typename P::V;
 
@@ -29,8 +30,9 @@ struct Mlp : Panels<T> {
         for (int64_t i = 0; i < q; i += kChunk) {
           const int64_t size = q - i < kChunk ? q - i : kChunk, first = block * q + i;
           const T* const weight = static_cast<const T*>(weights) + first * p;
-          const Results results = in_place ? Results{to + first * g.y.feature_stride, kPanel, g.y.feature_stride}
-                                           : Results::in_panels(y.get(), size);
+          const Results results =
+              in_place ? Results{to + first * g.y.feature_stride, kPanel, g.y.feature_stride}
+                       : Results::in_panels(y.get(), size, P::target(g.y, batch, m, n, first, size), 0, size);
           products(weight, p, size, bias ? bias + first : nullptr, x.get() + block * p * kPanel, blocks * p,
                    P::count(n), results);
           if (!in_place) P::unpack(y.get(), g.y, batch, m, n, first, size);
@@ -47,19 +49,22 @@ struct Mlp : Panels<T> {
     // the results take the place of x, which only the first factor reads
     const int64_t outside = wide > features ? wide : features, tile = P::tile(outside + middle, *exec.device);
     Scratch<T> outer(tile * outside), h(tile * middle);
-    P::for_tiles(tile, g.positions, exec.begin, exec.end, [&, l = l, r = r](int64_t batch, int64_t m, int64_t n) {
-      const int64_t panels = P::count(n);
-      P::pack(g.x, batch, m, n, wide, outer.get());
-      for (int64_t block = 0; block < k; ++block)
-        products(static_cast<const T*>(first) + block * q * p, p, q, nullptr, outer.get() + block * p * kPanel, wide,
-                 panels, Results::in_panels(h.get(), middle),
-                 [&](int64_t i) { return (block * q + i) % l * r + (block * q + i) / l; });
-      for (int64_t block = 0; block < l; ++block)
-        products(static_cast<const T*>(second) + block * s * r, r, s, static_cast<const T*>(g.bias),
-                 h.get() + block * r * kPanel, middle, panels, Results::in_panels(outer.get(), features),
-                 [&](int64_t i) { return i * l + block; });
-      P::unpack(outer.get(), g.y, batch, m, n, 0, features);
-    });
+    P::for_tiles(tile, g.positions, exec.begin, exec.end,
+                 [&, l = l, s = s, r = r](int64_t batch, int64_t m, int64_t n) {
+                   const int64_t panels = P::count(n);
+                   const Target target = P::target(g.y, batch, m, n, 0, features);
+                   P::pack(g.x, batch, m, n, wide, outer.get());
+                   for (int64_t block = 0; block < k; ++block)
+                     products(static_cast<const T*>(first) + block * q * p, p, q, nullptr,
+                              outer.get() + block * p * kPanel, wide, panels, Results::in_panels(h.get(), middle),
+                              [&](int64_t i) { return (block * q + i) % l * r + (block * q + i) / l; });
+                   for (int64_t block = 0; block < l; ++block)
+                     products(static_cast<const T*>(second) + block * s * r, r, s, static_cast<const T*>(g.bias),
+                              h.get() + block * r * kPanel, middle, panels,
+                              Results::in_panels(outer.get(), features, target, block * s, features),
+                              [&](int64_t i) { return i * l + block; });
+                   P::unpack(outer.get(), g.y, batch, m, n, 0, features);
+                 });
     return nullptr;
   }
 
@@ -78,6 +83,7 @@ struct Mlp : Panels<T> {
     const T* const residual = !g.residual.data ? nullptr : residual_is_x ? x.get() : y.get();
     P::for_tiles(tile, g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
       const int64_t panels = P::count(n);
+      const Target target = P::target(g.y, batch, m, n, 0, features);
       P::pack(g.x, batch, m, n, wide, x.get());
       if (g.residual.data && !residual_is_x) P::pack(g.residual, batch, m, n, features, y.get());
       for (int64_t block = 0; block < g.out.blocks; ++block) {
@@ -85,7 +91,7 @@ struct Mlp : Panels<T> {
         hidden(g, x.get(), panels, block * g.out.p, g.out.p, h.get());
         products(static_cast<const T*>(g.out.data) + first * g.out.p, g.out.p, g.out.q,
                  g.bias ? static_cast<const T*>(g.bias) + first : nullptr, h.get(), g.out.p, panels,
-                 Results::in_panels(y.get() + first * kPanel, features), InOrder(),
+                 Results::in_panels(y.get() + first * kPanel, features, target, first, features), InOrder(),
                  residual ? residual + first * kPanel : nullptr);
       }
       if (g.norm_weight)
@@ -104,7 +110,12 @@ struct Mlp : Panels<T> {
   struct Results {  // of features that are feature_stride apart, from panel to panel panel_stride
     T* data;
     int64_t panel_stride, feature_stride;
-    static Results in_panels(T* data, int64_t features) { return {data, features * kPanel, kPanel}; }
+    // Where they will be unpacked once `all` rows of weights are done, `done` of them before these.
+    Target target{};
+    int64_t done = 0, all = 1;
+    static Results in_panels(T* data, int64_t features, const Target& target = {}, int64_t done = 0, int64_t all = 1) {
+      return {data, features * kPanel, kPanel, target, done, all};
+    }
   };
 
   static MONARCH_INLINE bool same_strides(const Matrix& a, const Matrix& b) {
@@ -120,6 +131,7 @@ struct Mlp : Panels<T> {
       constexpr int R = decltype(part)::value;
       int64_t rows_at[R];
       for (int r = 0; r < R; ++r) rows_at[r] = at(i + r);
+      y.target.fetch(y.done + i, y.done + i + R, y.all);
       for (int64_t panel = 0; panel < panels; ++panel)
         for (int r = 0; r < R; ++r)
           for (int64_t line = 0; line < kPanel; line += kCacheLine<T>)

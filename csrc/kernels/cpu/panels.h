@@ -113,6 +113,24 @@ struct Panels {
     }
   }
 
+  // Where unpack() will write. A part of it is brought into cache during each part of the products before, so that the
+  // stores do not wait for lines from memory.
+  struct Target {
+    const T* data = nullptr;
+    int64_t runs = 0, length = 0, stride = 0;
+    MONARCH_INLINE void fetch(int64_t begin, int64_t end, int64_t of) const {
+      for (int64_t run = runs * begin / of; run < runs * end / of; ++run)
+        for (int64_t i = 0; i < length; i += kCacheLine<T>) __builtin_prefetch(data + run * stride + i, 1);
+    }
+  };
+  static MONARCH_INLINE Target target(const Matrix& y, int64_t batch, int64_t m, int64_t n, int64_t first,
+                                      int64_t features) {
+    const T* const to =
+        static_cast<const T*>(y.data) + batch * y.batch_stride + m * y.position_stride + first * y.feature_stride;
+    if (y.position_stride == 1) return {to, features, n, y.feature_stride};
+    return {to, n, features, y.position_stride};
+  }
+
   // Calls f(batch, first position, how many) for every tile of the flattened positions [begin, end).
   template <class F>
   static MONARCH_INLINE void for_tiles(int64_t tile, int64_t positions, int64_t begin, int64_t end, F f) {
@@ -126,19 +144,46 @@ struct Panels {
 
  private:
   // Not inlined: where the caller's variables are alive too, the compiler finds no registers for R rows.
+  //
+  // Multiply-adds are the limit only if little else has to be decoded, above all where two processors share a core:
+  // half of the rows have a pointer, so that their multiply-adds read the weight themselves, and four products share
+  // the end of the loop.
   template <int R>
   [[gnu::noinline]] static void stretch(const T* w, int64_t row, int64_t count, const T* x, bool add, V (&sums)[R][2]) {
     V part[R][2];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) part[r][0] = part[r][1] = V{};
-    for (int64_t k = 0; k < count; ++k) {
+    constexpr int kPairs = (R + 1) / 2;
+    const T* pair[kPairs];
+#pragma GCC unroll 6
+    for (int i = 0; i < kPairs; ++i) pair[i] = of_its_own(w + 2 * i * row);
+    const auto multiply = [&](int k) __attribute__((always_inline)) {
       const V x0 = load<W>(x + k * kPanel), x1 = load<W>(x + k * kPanel + W);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const V weight = w[r * row + k] - V{};  // plain broadcast: x - 0 is x, 0 + x is not
-        part[r][0] += weight * x0;
-        part[r][1] += weight * x1;
+        if (r % 2 == 0) {
+          multiply_add(part[r], pair[r / 2] + k, x0, x1);
+        } else {
+          const V weight = broadcast<V>(pair[r / 2][row + k]);
+          part[r][0] += weight * x0;
+          part[r][1] += weight * x1;
+        }
       }
+    };
+    const auto advance = [&](int k) __attribute__((always_inline)) {
+      x += k * kPanel;
+#pragma GCC unroll 6
+      for (int i = 0; i < kPairs; ++i) pair[i] += k;
+    };
+    constexpr int kTogether = kVectorBytes > 16 ? 4 : 1;  // SSE has no registers for more
+    for (; count >= kTogether; count -= kTogether) {
+#pragma GCC unroll 4
+      for (int k = 0; k < kTogether; ++k) multiply(k);
+      advance(kTogether);
+    }
+    for (; count > 0; --count) {
+      multiply(0);
+      advance(1);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {

@@ -78,6 +78,39 @@ constexpr int kVectorBytes = 16;
 template <class T>
 constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
+// a in all lanes, without arithmetic: a - 0 is a, 0 + a is not.
+template <class V, class T>
+MONARCH_INLINE V broadcast(T a) {
+  return a - V{};
+}
+
+// p, in a register of its own: the compiler does not know that it is a sum.
+template <class T>
+MONARCH_INLINE const T* of_its_own(const T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+// sums[v] += *a * x_v. AVX-512's multiply-add reads the number from memory itself, which saves the instruction that
+// spreads it; where it meets two vectors, the compiler would rather load it once.
+template <class T, class V>
+MONARCH_INLINE void multiply_add(V (&sums)[2], const T* a, V x0, V x1) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    asm("vfmadd231ps %2%{1to16%}, %3, %0\n\tvfmadd231ps %2%{1to16%}, %4, %1"
+        : "+&v"(sums[0]), "+v"(sums[1])
+        : "m"(*a), "v"(x0), "v"(x1));
+  else
+    asm("vfmadd231pd %2%{1to8%}, %3, %0\n\tvfmadd231pd %2%{1to8%}, %4, %1"
+        : "+&v"(sums[0]), "+v"(sums[1])
+        : "m"(*a), "v"(x0), "v"(x1));
+#else
+  const V everywhere = broadcast<V>(*a);
+  sums[0] += everywhere * x0;
+  sums[1] += everywhere * x1;
+#endif
+}
+
 // ---- loads and stores: unaligned, W elements of the tensor's type to and from a vector of the compute type ----
 
 template <int W>

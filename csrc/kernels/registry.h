@@ -45,6 +45,7 @@ struct MlpKernels {
   Kernel<BlockMatmulArgs> block_matmul = nullptr;
   Kernel<MonarchArgs> monarch = nullptr;
   Kernel<GluMlpArgs> whole = nullptr;
+  int64_t together = 0;  // positions that these compute together, as fast as one
 };
 
 // The C++ type behind a compute type, for the instantiations.

@@ -99,7 +99,7 @@ Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant
     const Tensor w = torch::stable::contiguous(weight);
     const OptTensor b = bias ? OptTensor(torch::stable::contiguous(*bias)) : bias;
     const BlockMatmulArgs args{in.positions, in.view, out.view, {G, q, p, w.data_ptr()}, data_of(b)};
-    run(kernel.block_matmul, args, M, kFewPositions, x);
+    run(kernel.block_matmul, args, M, kernel.together, x);
   } else if (by_channel) {
     channel_major_products(x, weight, bias, y);
   } else {
@@ -152,7 +152,7 @@ Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias, int64_t va
     const OptTensor b = bias ? OptTensor(torch::stable::contiguous(*bias)) : bias;
     const MonarchArgs args{in.positions, in.view, out.view, {k, q, p, first.data_ptr()}, {l, s, r, second.data_ptr()},
                            data_of(b)};
-    run(kernel.monarch, args, M, kFewPositions, x);
+    run(kernel.monarch, args, M, kernel.together, x);
   } else {
     monarch_products(reshape(x, Shape{M, k, p}), w1, w2, bias, y);
   }

@@ -22,13 +22,13 @@ struct Matrices {
 };
 Matrices matrices_of(const Tensor& x, bool as_channel_major);
 
-// Below, the matrix library is faster than a kernel that computes with whole vectors of positions.
-constexpr int64_t kFewPositions = 16;
-// Whether the products of `kernel` are to be used: they need the compute type in memory, and without an instruction set
-// of its own the compiler's vectors lose to the library's.
+// Whether the products of `kernel` are to be used: they need the compute type in memory. The matrix library is faster
+// where the positions do not fill half the vectors of every thread, as it shares features out, and where the vectors
+// are the compiler's, without an instruction set of the kernel's own.
 inline bool use_own_products(const MlpKernels& kernel, Scalar io, int64_t positions, bool forced) {
-  return kernel.whole && io == compute_scalar(io) && positions >= kFewPositions &&
-         (forced || kernel.info.isa != Isa::generic);
+  if (!kernel.whole || io != compute_scalar(io)) return false;
+  const int64_t threads = torch::stable::get_num_threads();
+  return forced || (kernel.info.isa != Isa::generic && 2 * positions > kernel.together * threads);
 }
 
 }  // namespace monarch

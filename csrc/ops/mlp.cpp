@@ -98,7 +98,7 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
                           .norm_weight = data_of(weight),
                           .norm_bias = data_of(bias),
                           .eps = eps};
-    run(kernel.whole, args, rows, kFewPositions, x);
+    run(kernel.whole, args, rows, kernel.together, x);
     return y;
   }
   const int64_t fit = kTileBytes / (std::max<int64_t>(hidden, 1) * scalar_bytes(io));

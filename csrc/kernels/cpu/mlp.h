@@ -34,7 +34,7 @@ struct Mlp : Panels<T> {
               in_place ? Results{to + first * g.y.feature_stride, kPanel, g.y.feature_stride}
                        : Results::in_panels(y.get(), size, P::target(g.y, batch, m, n, first, size), 0, size);
           products(weight, p, size, bias ? bias + first : nullptr, x.get() + block * p * kPanel, blocks * p,
-                   P::count(n), results);
+                   P::vectors(n), results);
           if (!in_place) P::unpack(y.get(), g.y, batch, m, n, first, size);
         }
     });
@@ -51,16 +51,16 @@ struct Mlp : Panels<T> {
     Scratch<T> outer(tile * outside), h(tile * middle);
     P::for_tiles(tile, g.positions, exec.begin, exec.end,
                  [&, l = l, s = s, r = r](int64_t batch, int64_t m, int64_t n) {
-                   const int64_t panels = P::count(n);
+                   const int64_t vectors = P::vectors(n);
                    const Target target = P::target(g.y, batch, m, n, 0, features);
                    P::pack(g.x, batch, m, n, wide, outer.get());
                    for (int64_t block = 0; block < k; ++block)
                      products(static_cast<const T*>(first) + block * q * p, p, q, nullptr,
-                              outer.get() + block * p * kPanel, wide, panels, Results::in_panels(h.get(), middle),
+                              outer.get() + block * p * kPanel, wide, vectors, Results::in_panels(h.get(), middle),
                               [&](int64_t i) { return (block * q + i) % l * r + (block * q + i) / l; });
                    for (int64_t block = 0; block < l; ++block)
                      products(static_cast<const T*>(second) + block * s * r, r, s, static_cast<const T*>(g.bias),
-                              h.get() + block * r * kPanel, middle, panels,
+                              h.get() + block * r * kPanel, middle, vectors,
                               Results::in_panels(outer.get(), features, target, block * s, features),
                               [&](int64_t i) { return i * l + block; });
                    P::unpack(outer.get(), g.y, batch, m, n, 0, features);
@@ -82,15 +82,15 @@ struct Mlp : Panels<T> {
     const bool residual_is_x = g.residual.data == g.x.data && wide == features && same_strides(g.residual, g.x);
     const T* const residual = !g.residual.data ? nullptr : residual_is_x ? x.get() : y.get();
     P::for_tiles(tile, g.positions, exec.begin, exec.end, [&](int64_t batch, int64_t m, int64_t n) {
-      const int64_t panels = P::count(n);
+      const int64_t vectors = P::vectors(n);
       const Target target = P::target(g.y, batch, m, n, 0, features);
       P::pack(g.x, batch, m, n, wide, x.get());
       if (g.residual.data && !residual_is_x) P::pack(g.residual, batch, m, n, features, y.get());
       for (int64_t block = 0; block < g.out.blocks; ++block) {
         const int64_t first = block * g.out.q;
-        hidden(g, x.get(), panels, block * g.out.p, g.out.p, h.get());
+        hidden(g, x.get(), vectors, block * g.out.p, g.out.p, h.get());
         products(static_cast<const T*>(g.out.data) + first * g.out.p, g.out.p, g.out.q,
-                 g.bias ? static_cast<const T*>(g.bias) + first : nullptr, h.get(), g.out.p, panels,
+                 g.bias ? static_cast<const T*>(g.bias) + first : nullptr, h.get(), g.out.p, vectors,
                  Results::in_panels(y.get() + first * kPanel, features, target, first, features), InOrder(),
                  residual ? residual + first * kPanel : nullptr);
       }
@@ -126,21 +126,21 @@ struct Mlp : Panels<T> {
   // y[at(i)] = w[i] x + bias[at(i)] + added[at(i)], which lies as y does; panels of x have x_features.
   template <class At = InOrder>
   static void products(const T* w, int64_t K, int64_t rows, const T* bias, const T* x, int64_t x_features,
-                       int64_t panels, Results y, At at = {}, const T* added = nullptr) {
+                       int64_t vectors, Results y, At at = {}, const T* added = nullptr) {
     P::in_parts(rows, [&](int64_t i, auto part) {
       constexpr int R = decltype(part)::value;
       int64_t rows_at[R];
       for (int r = 0; r < R; ++r) rows_at[r] = at(i + r);
       y.target.fetch(y.done + i, y.done + i + R, y.all);
-      for (int64_t panel = 0; panel < panels; ++panel)
+      for (int64_t panel = 0; panel < P::panels(vectors); ++panel)
         for (int r = 0; r < R; ++r)
           for (int64_t line = 0; line < kPanel; line += kCacheLine<T>)
             __builtin_prefetch(y.data + panel * y.panel_stride + rows_at[r] * y.feature_stride + line, 1);
       V sums[P::kPanels][R][2];
-      P::template product<R>(w + i * K, K, x, x_features, panels, sums);
-      for (int64_t panel = 0; panel < panels; ++panel)
+      P::template product<R>(w + i * K, K, x, x_features, vectors, sums);
+      for (int64_t panel = 0; panel < P::panels(vectors); ++panel)
         for (int r = 0; r < R; ++r)
-          for (int v = 0; v < 2; ++v) {
+          for (int v = 0; v < 2 && 2 * panel + v < vectors; ++v) {
             const int64_t place = panel * y.panel_stride + rows_at[r] * y.feature_stride + v * W;
             const V sum = bias ? sums[panel][r][v] + bias[rows_at[r]] : sums[panel][r][v];
             store<W>(y.data + place, added ? sum + load<W>(added + place) : sum);
@@ -149,7 +149,7 @@ struct Mlp : Panels<T> {
   }
 
   // h[j] = gelu(a[begin + j]) * a[inner + begin + j] for count hidden features, a = w_in x.
-  static void hidden(const GluMlpArgs& g, const T* x, int64_t panels, int64_t begin, int64_t count, T* h) {
+  static void hidden(const GluMlpArgs& g, const T* x, int64_t vectors, int64_t begin, int64_t count, T* h) {
     const int64_t p = g.in.p, q = g.in.q, inner = g.in.blocks * q / 2, features = g.in.blocks * p;
     const T* const weight = static_cast<const T*>(g.in.data);
     for (int64_t j = begin, n; j < begin + count; j += n) {
@@ -160,11 +160,11 @@ struct Mlp : Panels<T> {
       P::in_parts(n, [&](int64_t i, auto part) {
         constexpr int R = decltype(part)::value;
         V gates[P::kPanels][R][2], values[P::kPanels][R][2];
-        P::template product<R>(weight + (gate + i) * p, p, x + gate / q * p * kPanel, features, panels, gates);
-        P::template product<R>(weight + (value + i) * p, p, x + value / q * p * kPanel, features, panels, values);
-        for (int64_t panel = 0; panel < panels; ++panel)
+        P::template product<R>(weight + (gate + i) * p, p, x + gate / q * p * kPanel, features, vectors, gates);
+        P::template product<R>(weight + (value + i) * p, p, x + value / q * p * kPanel, features, vectors, values);
+        for (int64_t panel = 0; panel < P::panels(vectors); ++panel)
           for (int r = 0; r < R; ++r)
-            for (int v = 0; v < 2; ++v)
+            for (int v = 0; v < 2 && 2 * panel + v < vectors; ++v)
               store<W>(h + (panel * count + j - begin + i + r) * kPanel + v * W,
                        vgelu<T, W>(gates[panel][r][v]) * values[panel][r][v]);
       });
@@ -225,7 +225,8 @@ struct Mlp : Panels<T> {
 
 template <class T>
 constexpr MlpKernels mlp_kernels(VariantInfo info) {
-  return {info, &MlpRows<T>::glu, &Mlp<T>::residual_norm, &Mlp<T>::block_matmul, &Mlp<T>::monarch, &Mlp<T>::whole};
+  using M = Mlp<T>;
+  return {info, &MlpRows<T>::glu, &M::residual_norm, &M::block_matmul, &M::monarch, &M::whole, M::kPanel};
 }
 
 }  // namespace

@@ -36,23 +36,29 @@ struct Panels {
   static MONARCH_INLINE int64_t place(int64_t i, int64_t features) {
     return i / kPanel * kPanel * features + i % kPanel;
   }
-  static MONARCH_INLINE int64_t count(int64_t positions) { return (positions + kPanel - 1) / kPanel; }
+  static MONARCH_INLINE int64_t vectors(int64_t positions) { return (positions + W - 1) / W; }
+  static MONARCH_INLINE int64_t panels(int64_t vectors) { return (vectors + 1) / 2; }
 
-  // sums[panel][r] = sum_k w[r, k] * x[k], for the positions of the panels, which lie x_features features apart. In
+  // sums[panel][r] = sum_k w[r, k] * x[k], for the positions of the panels, which lie x_features features apart; of the
+  // last one only one vector where their number is odd. In
   // stretches, so that rounding errors stay small and the weights of one are in cache for all panels. AMD's Zen 3
   // (AVX2) does not see where short rows of weights go on: those of the next call are brought into cache. Intel's
   // processors with AVX-512 do, and are faster alone.
   template <int R>
-  static MONARCH_INLINE void product(const T* w, int64_t K, const T* x, int64_t x_features, int64_t panels,
+  static MONARCH_INLINE void product(const T* w, int64_t K, const T* x, int64_t x_features, int64_t vectors,
                                      V (&sums)[kPanels][R][2]) {
     int64_t begin = 0, end;
     do {
       end = begin + kStretch < K ? begin + kStretch : K;
-      for (int64_t panel = 0; panel < panels; ++panel) {
+      for (int64_t panel = 0, panels = Panels::panels(vectors); panel < panels; ++panel) {
         if (sizeof(V) < 64 && K <= kStretch)
           for (int64_t i = R * K * panel / panels; i < R * K * (panel + 1) / panels; i += kCacheLine<T>)
             __builtin_prefetch(w + R * K + i);
-        stretch<R>(w + begin, K, end - begin, x + (panel * x_features + begin) * kPanel, begin > 0, sums[panel]);
+        const T* const at = x + (panel * x_features + begin) * kPanel;
+        if (2 * panel + 1 < vectors)
+          stretch<R, 2>(w + begin, K, end - begin, at, begin > 0, sums[panel]);
+        else
+          stretch<R, 1>(w + begin, K, end - begin, at, begin > 0, sums[panel]);
       }
       begin = end;
     } while (begin < K);
@@ -71,7 +77,7 @@ struct Panels {
   template <class Io = T>
   static void pack(const Matrix& x, int64_t batch, int64_t m, int64_t n, int64_t features, T* panels) {
     const Io* const from = static_cast<const Io*>(x.data) + batch * x.batch_stride + m * x.position_stride;
-    const int64_t padded = count(n) * kPanel;
+    const int64_t padded = vectors(n) * W;
     if (x.position_stride == 1) {
       for (int64_t j = 0; j < features; ++j)
         for (int64_t i = 0; i < padded; i += W)
@@ -148,25 +154,27 @@ struct Panels {
   // Multiply-adds are the limit only if little else has to be decoded, above all where two processors share a core:
   // half of the rows have a pointer, so that their multiply-adds read the weight themselves, and four products share
   // the end of the loop.
-  template <int R>
+  template <int R, int N>
   [[gnu::noinline]] static void stretch(const T* w, int64_t row, int64_t count, const T* x, bool add, V (&sums)[R][2]) {
-    V part[R][2];
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) part[r][0] = part[r][1] = V{};
+    V part[R][N]{};
     constexpr int kPairs = (R + 1) / 2;
     const T* pair[kPairs];
 #pragma GCC unroll 6
     for (int i = 0; i < kPairs; ++i) pair[i] = of_its_own(w + 2 * i * row);
     const auto multiply = [&](int k) __attribute__((always_inline)) {
-      const V x0 = load<W>(x + k * kPanel), x1 = load<W>(x + k * kPanel + W);
+      V at[N];
+#pragma GCC unroll 2
+      for (int v = 0; v < N; ++v) at[v] = load<W>(x + k * kPanel + v * W);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        if (r % 2 == 0) {
-          multiply_add(part[r], pair[r / 2] + k, x0, x1);
-        } else {
-          const V weight = broadcast<V>(pair[r / 2][row + k]);
-          part[r][0] += weight * x0;
-          part[r][1] += weight * x1;
+        const T* const weight = pair[r / 2] + r % 2 * row + k;
+#pragma GCC unroll 2
+        for (int v = 0; v < N; ++v) {
+          if (r % 2 == 0) {
+            multiply_add(part[r][v], weight, at[v]);
+          } else {
+            part[r][v] += broadcast<V>(*weight) * at[v];
+          }
         }
       }
     };
@@ -186,10 +194,9 @@ struct Panels {
       advance(1);
     }
 #pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-      sums[r][0] = add ? sums[r][0] + part[r][0] : part[r][0];
-      sums[r][1] = add ? sums[r][1] + part[r][1] : part[r][1];
-    }
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < N; ++v) sums[r][v] = add ? sums[r][v] + part[r][v] : part[r][v];
   }
 
   static MONARCH_INLINE void transpose(V (&v)[W]) { transpose_stages<1>(v); }

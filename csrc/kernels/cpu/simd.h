@@ -91,23 +91,17 @@ MONARCH_INLINE const T* of_its_own(const T* p) {
   return p;
 }
 
-// sums[v] += *a * x_v. AVX-512's multiply-add reads the number from memory itself, which saves the instruction that
-// spreads it; where it meets two vectors, the compiler would rather load it once.
+// sum += *a * x. AVX-512's multiply-add reads the number from memory itself, which saves the instruction that spreads
+// it; where it meets two vectors, the compiler would rather load it once.
 template <class T, class V>
-MONARCH_INLINE void multiply_add(V (&sums)[2], const T* a, V x0, V x1) {
+MONARCH_INLINE void multiply_add(V& sum, const T* a, V x) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    asm("vfmadd231ps %2%{1to16%}, %3, %0\n\tvfmadd231ps %2%{1to16%}, %4, %1"
-        : "+&v"(sums[0]), "+v"(sums[1])
-        : "m"(*a), "v"(x0), "v"(x1));
+    asm("vfmadd231ps %1%{1to16%}, %2, %0" : "+v"(sum) : "m"(*a), "v"(x));
   else
-    asm("vfmadd231pd %2%{1to8%}, %3, %0\n\tvfmadd231pd %2%{1to8%}, %4, %1"
-        : "+&v"(sums[0]), "+v"(sums[1])
-        : "m"(*a), "v"(x0), "v"(x1));
+    asm("vfmadd231pd %1%{1to8%}, %2, %0" : "+v"(sum) : "m"(*a), "v"(x));
 #else
-  const V everywhere = broadcast<V>(*a);
-  sums[0] += everywhere * x0;
-  sums[1] += everywhere * x1;
+  sum += broadcast<V>(*a) * x;
 #endif
 }
 

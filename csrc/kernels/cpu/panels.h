@@ -39,11 +39,10 @@ struct Panels {
   static MONARCH_INLINE int64_t vectors(int64_t positions) { return (positions + W - 1) / W; }
   static MONARCH_INLINE int64_t panels(int64_t vectors) { return (vectors + 1) / 2; }
 
-  // sums[panel][r] = sum_k w[r, k] * x[k], for the positions of the panels, which lie x_features features apart; of the
-  // last one only one vector where their number is odd. In
-  // stretches, so that rounding errors stay small and the weights of one are in cache for all panels. AMD's Zen 3
-  // (AVX2) does not see where short rows of weights go on: those of the next call are brought into cache. Intel's
-  // processors with AVX-512 do, and are faster alone.
+  // sums[panel][r] = sum_k w[r, k] * x[k], for so many vectors of positions, two in a panel; from panel to panel lie
+  // x_features features. In stretches, so that rounding errors stay small and the weights of one are in cache for all
+  // panels. AMD's Zen 3 (AVX2) does not see where short rows of weights go on: those of the next call are brought into
+  // cache. Intel's processors with AVX-512 do, and are faster alone.
   template <int R>
   static MONARCH_INLINE void product(const T* w, int64_t K, const T* x, int64_t x_features, int64_t vectors,
                                      V (&sums)[kPanels][R][2]) {

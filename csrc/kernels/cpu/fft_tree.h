@@ -183,6 +183,7 @@ class Engine {
       lane_stages<B, W, false>(x, tree.lane_twiddles);
     }
     op(block * B * kBlock, x, B);
+    forget_loads();
     if constexpr (Inverse) {
       lane_stages<B, W, true>(x, tree.lane_twiddles);
       dft<B, true>(x);
@@ -192,14 +193,14 @@ class Engine {
     }
   }
 
-  // A row that is one codelet never leaves the registers.
-  template <int B, class Source, class BinOp, class Sink>
+  // A row that is one codelet never leaves the registers. Inside: all of it is within the valid part.
+  template <int B, bool Inside, class Source, class BinOp, class Sink>
   static void single_codelet(const Source& in, const BinOp& op, const Sink& out, const Tree<T>& tree) {
     C x[B];
     if constexpr (kGiven<Source>) {
 #pragma GCC unroll 8
       for (int q = 0; q < B; ++q) {
-        const auto a = in.template get<false>(W * q);
+        const auto a = in.template get<Inside>(W * q);
         const C c = load_block(tree.twist_lanes + q * kBlock);
         if constexpr (std::is_same_v<decltype(a), const C>) {
           x[q] = mul(a, c);
@@ -211,19 +212,29 @@ class Engine {
       lane_stages<B, W, false>(x, tree.lane_twiddles);
     }
     op(0, x, B);
+    forget_loads();
     if constexpr (kGiven<Sink>) {
       lane_stages<B, W, true>(x, tree.lane_twiddles);
       dft<B, true>(x);
 #pragma GCC unroll 8
       for (int q = 0; q < B; ++q) {
         const C a = mul_conj(x[q], load_block(tree.twist_lanes + q * kBlock));
-        if constexpr (requires { out.template put<false>(0, a); }) {
-          out.template put<false>(W * q, a);
+        if constexpr (requires { out.template put<Inside>(0, a); }) {
+          out.template put<Inside>(W * q, a);
         } else {
-          out.template put<false>(W * q, a.re);
+          out.template put<Inside>(W * q, a.re);
         }
       }
     }
+  }
+
+  // Whether all `points` of a source or sink are valid; of none nothing is asked.
+  template <class X>
+  static MONARCH_INLINE bool covers(const X& x, int64_t points) {
+    if constexpr (kGiven<X>)
+      return x.valid >= points;
+    else
+      return true;
   }
 
   // ---- depth-first walk --------------------------------------------------------------------------------------
@@ -267,7 +278,10 @@ class Engine {
 
   template <int B, class Source, class BinOp, class Sink>
   static MONARCH_INLINE void transform(const Source& in, const BinOp& op, const Sink& out, T* w, const Tree<T>& tree) {
-    if (tree.depth == 0) return single_codelet<B>(in, op, out, tree);
+    if (tree.depth == 0) {
+      const bool inside = covers(in, tree.points) && covers(out, tree.points);
+      return inside ? single_codelet<B, true>(in, op, out, tree) : single_codelet<B, false>(in, op, out, tree);
+    }
     if constexpr (kGiven<Source>) root_forward(in, w, tree);
     for (int p = 0; p < tree.levels[0].radix; ++p)  // the root's children lie `root_pitch` vectors apart
       subtree<B, kGiven<Source>, kGiven<Sink>>(w + p * tree.root_pitch * kBlock, tree, 1, p, op);

@@ -105,6 +105,9 @@ MONARCH_INLINE void multiply_add(V& sum, const T* a, V x) {
 #endif
 }
 
+// What was read from memory before is read again, not kept on the stack: twiddles that both ways of a transform use.
+MONARCH_INLINE void forget_loads() { asm volatile("" ::: "memory"); }
+
 // ---- loads and stores: unaligned, W elements of the tensor's type to and from a vector of the compute type ----
 
 template <int W>
@@ -232,12 +235,64 @@ MONARCH_INLINE void store(Half* p, Vec<float, W> v) {
 #endif
 }
 
-// The first n of W elements; the rest reads as zero and is not written. n may be <= 0 or >= W.
+// ---- parts of vectors ----------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+
+// A bit per lane: the first n, which may be <= 0 or more than there are.
+MONARCH_INLINE uint32_t first_bits(int64_t n) { return n >= 32 ? ~0u : n <= 0 ? 0u : (1u << n) - 1u; }
+
+// The W elements from p + s on, of which those outside [0, n) read as zero. Where there are none, nothing is read: a
+// masked load of a page that does not exist does not fail, but takes long.
 template <int W, class Io>
-MONARCH_INLINE auto load_upto(const Io* p, int64_t n) {
-  if (n >= W) return load<W>(p);
+MONARCH_INLINE auto load_between(const Io* p, int64_t s, int64_t n) {
+  if (s >= n || s <= -W) return decltype(load<W>(p)){};
+  const uint32_t mask = first_bits(n - s) & ~first_bits(-s);
+  if constexpr (std::is_same_v<Io, float>) {
+    return reinterpret_cast<Vec<float, W>>(_mm512_maskz_loadu_ps(__mmask16(mask), p + s));
+  } else if constexpr (std::is_same_v<Io, double>) {
+    return reinterpret_cast<Vec<double, W>>(_mm512_maskz_loadu_pd(__mmask8(mask), p + s));
+  } else {
+    Io part[W];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(part), _mm256_maskz_loadu_epi16(__mmask16(mask), p + s));
+    return load<W>(part);
+  }
+}
+
+// The first n of W elements; the others are not written. n may be <= 0 or >= W, here and below.
+template <int W, class Io, class V>
+MONARCH_INLINE void store_upto(Io* p, V v, int64_t n) {
+  if (n <= 0) return;
+  const uint32_t mask = first_bits(n);
+  if constexpr (std::is_same_v<Io, float>) {
+    _mm512_mask_storeu_ps(p, __mmask16(mask), reinterpret_cast<__m512>(v));
+  } else if constexpr (std::is_same_v<Io, double>) {
+    _mm512_mask_storeu_pd(p, __mmask8(mask), reinterpret_cast<__m512d>(v));
+  } else {
+    Io part[W];
+    store<W>(part, v);
+    _mm256_mask_storeu_epi16(p, __mmask16(mask), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(part)));
+  }
+}
+
+// The first n lanes, zero in the others.
+template <int W, class V>
+MONARCH_INLINE V first_lanes(V v, int64_t n) {
+  if constexpr (sizeof(v[0]) == 4) {
+    return reinterpret_cast<V>(_mm512_maskz_mov_ps(__mmask16(first_bits(n)), reinterpret_cast<__m512>(v)));
+  } else {
+    return reinterpret_cast<V>(_mm512_maskz_mov_pd(__mmask8(first_bits(n)), reinterpret_cast<__m512d>(v)));
+  }
+}
+
+#else  // the same in plain C++
+
+template <int W, class Io>
+MONARCH_INLINE auto load_between(const Io* p, int64_t s, int64_t n) {
+  if (s >= 0 && s + W <= n) return load<W>(p + s);
   Io part[W] = {};
-  for (int i = 0; i < n; ++i) part[i] = p[i];
+  for (int i = 0; i < W; ++i)
+    if (s + i >= 0 && s + i < n) part[i] = p[s + i];
   return load<W>(part);
 }
 template <int W, class Io, class V>
@@ -250,8 +305,6 @@ MONARCH_INLINE void store_upto(Io* p, V v, int64_t n) {
   store<W>(part, v);
   for (int i = 0; i < n; ++i) p[i] = part[i];
 }
-
-// The first n lanes, zero in the others. n may be <= 0 or >= W.
 template <int W, class V>
 MONARCH_INLINE V first_lanes(V v, int64_t n) {
   if (n >= W) return v;
@@ -260,14 +313,12 @@ MONARCH_INLINE V first_lanes(V v, int64_t n) {
   return out;
 }
 
-// The W elements from p + s on, of which those outside [0, n) read as zero.
+#endif
+
+// The first n of W elements; the rest reads as zero.
 template <int W, class Io>
-MONARCH_INLINE auto load_between(const Io* p, int64_t s, int64_t n) {
-  if (s >= 0 && s + W <= n) return load<W>(p + s);
-  Io part[W] = {};
-  for (int i = 0; i < W; ++i)
-    if (s + i >= 0 && s + i < n) part[i] = p[s + i];
-  return load<W>(part);
+MONARCH_INLINE auto load_upto(const Io* p, int64_t n) {
+  return load_between<W>(p, 0, n);
 }
 
 // Calls f with a tag whose ::type is the storage type of the tensor; T is the type computed in.

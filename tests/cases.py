@@ -219,11 +219,17 @@ LARGE: list[Case] = [
         for L in (33, 640, 1536, 2049)
         for c in _conv(f"two-sided-L{L}", (3, 2, L), rev=L, gates="pre post", skip=True, lengths=(L, L // 2, 0))
     ],
+    *[  # on the CPU one codelet of some instruction set, for a whole row and for one that is cut
+        c
+        for L in (32, 64, 128)
+        for c in _conv(f"codelet-{L}", (2, 3, L), gates="pre post", skip=True, lengths=(L, L - 3))
+    ],
     *_conv("batch-slices", (9, 2, 200), rev=50, gates="post"),
     *_conv("few-taps", (2, 3, 4096), taps=5, rev=3),
     *_conv("long", (1, 2, 14113), rev=14113, skip=True),
     *_conv("circular-1024", (2, 3, 1024), circular=True),
     *_conv("circular-1000", (2, 3, 1000), taps=700, circular=True, gates="pre post", skip=True),
+    _mixer("mixer-128", 2, 3, 128, lengths=(128, 77)),
     _mixer("mixer-130", 2, 5, 130, lengths=(130, 77)),
     _mixer("mixer-512", 1, 3, 512, residual=False),
     _depthwise("L1000", (2, 5, 1000), 3),

@@ -22,6 +22,22 @@ TreeShape choose_cuda_tree(int64_t length) {
   return best;
 }
 
+// Passes of radix `odd`, 8, 4 and 2 down to codelets of so many vectors.
+TreeShape cpu_tree(int64_t points, int lanes, int vectors, int odd) {
+  TreeShape tree;
+  tree.points = points;
+  tree.lanes = lanes;
+  tree.codelet_vectors = vectors;
+  int64_t rest = points / lanes / vectors;
+  if (odd > 1) tree.radix[tree.depth++] = odd, rest /= odd;
+  while (rest > 1) {
+    const int r = rest % 8 == 0 && rest != 16 ? 8 : rest % 4 == 0 ? 4 : 2;
+    tree.radix[tree.depth++] = r;
+    rest /= r;
+  }
+  return tree;
+}
+
 }  // namespace
 
 TreeShape choose_tree(int64_t length, int lanes, Isa isa) {
@@ -29,22 +45,15 @@ TreeShape choose_tree(int64_t length, int lanes, Isa isa) {
   TreeShape best;
   for (int vectors : {8, 4}) {
     for (int odd : {1, 3, 5}) {
-      int64_t rest = odd;
-      while (rest * lanes * vectors < length) rest *= 2;
-      const int64_t points = rest * lanes * vectors;
+      int64_t points = odd * lanes * vectors;
+      while (points < length) points *= 2;
       if (best.points && points >= best.points) continue;
-      best = TreeShape{};
-      best.points = points;
-      best.lanes = lanes;
-      // rather a level of four and a small codelet than a level of two, where eight complex vectors are all registers
-      best.codelet_vectors = rest == 2 && isa == Isa::avx2 && vectors == 8 ? 4 : vectors;
-      rest = points / lanes / best.codelet_vectors;
-      if (odd > 1) best.radix[best.depth++] = odd, rest /= odd;
-      while (rest > 1) {
-        const int r = rest % 8 == 0 && rest != 16 ? 8 : rest % 4 == 0 ? 4 : 2;
-        best.radix[best.depth++] = r;
-        rest /= r;
-      }
+      best = cpu_tree(points, lanes, vectors, odd);
+      if (vectors == 4 || best.depth == 0) continue;
+      // Two codelets of four vectors together are faster than one of eight, where the passes before them then have a
+      // larger radix and are not more; with AVX2's 16 registers only at 128 points.
+      const TreeShape small = cpu_tree(points, lanes, 4, odd);
+      if (small.depth == best.depth && (isa == Isa::avx512 || (isa == Isa::avx2 && points == 16 * lanes))) best = small;
     }
   }
   const bool is_long = best.points >= kLongPoints;

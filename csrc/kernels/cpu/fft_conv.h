@@ -385,16 +385,26 @@ struct FftConv {
     const auto filter = [&](const void* spectrum, int64_t h) {
       return MultiplyBins{static_cast<const T*>(spectrum) + h * 2 * tree.points};
     };
+    const int64_t H = a.channels;
+    const auto thirds_ahead = [&](Place at) {
+      const auto third = [&](int64_t i) { return row<Io>(a.a, at.b, i * H + at.h); };
+      return ahead<Io>(a.seqlen, {third(0), third(1), third(2)}, {row<Io>(a.y, at.b, at.h)});
+    };
     Scratch<T> work(a.tree.work_scalars()), rest(a.residual_spectrum ? a.seqlen : 0);
+    Place next = place_of(a, exec.begin);
     for (int64_t task = exec.begin; task < exec.end; ++task) {
-      const auto [b, h] = place_of(a, task);
-      const int64_t valid = valid_length(a.lengths, b, a.seqlen), H = a.channels;
+      const auto [b, h] = next;
+      const int64_t valid = valid_length(a.lengths, b, a.seqlen);
       if (a.residual_spectrum)
-        E::transform(GatedSource<Io>{row<Io>(a.u, b, h), nullptr, valid}, filter(a.residual_spectrum, h),
+        E::transform(GatedSource<Io>{row<Io>(a.u, b, h), nullptr, valid},
+                     InTurn{thirds_ahead(next), filter(a.residual_spectrum, h)},
                      GatedSink<T>{rest.get(), nullptr, valid}, work.get(), tree);
+      if (task + 1 < exec.end) next = place_of(a, task + 1);
+      const Ahead soon =
+          a.residual_spectrum ? ahead<Io>(a.seqlen, {row<Io>(a.u, next.b, next.h)}, {}) : thirds_ahead(next);
       const ShortRow<Io, Taps> x1(a, b, h, valid), x2(a, b, H + h, valid), v(a, b, 2 * H + h, valid);
       Io* const y = row<Io>(a.y, b, h);
-      E::transform(MixerSource<Io, Taps>{x1, v, valid}, filter(a.spectrum, h),
+      E::transform(MixerSource<Io, Taps>{x1, v, valid}, InTurn{soon, filter(a.spectrum, h)},
                    MixerSink<Io, Taps>{y, x2, a.residual_spectrum ? rest.get() : nullptr, valid}, work.get(), tree);
       zero_tail(y, valid, a.seqlen);
     }

@@ -5,7 +5,8 @@
 //                 a cache level is finished before the next one is touched
 //   codelet       the last W*B points of every branch (B vectors): twisted to a plain cyclic transform, done in
 //                 registers forward, handed to a BinOp (multiply by the filter, accumulate a gradient, ...) and
-//                 brought back, without touching memory in between
+//                 brought back, without touching memory in between; small ones in pairs, stage by stage, because a
+//                 processor does not look far enough ahead to begin the second before it is done with the first
 //
 // Limiting resource: shuffles and twiddle loads in the codelet, L2 bandwidth in the passes.
 #pragma once
@@ -16,8 +17,10 @@
 namespace monarch {
 namespace {
 
-// Instead of a source or a sink: none.
-struct Nothing {};
+// Instead of a source or a sink: none, of which no part is invalid.
+struct Nothing {
+  static constexpr int64_t valid = INT64_MAX;
+};
 template <class X>
 constexpr bool kGiven = !std::is_same_v<X, Nothing>;
 
@@ -120,24 +123,29 @@ class Engine {
 
   // ---- the codelet: W*B points in registers ----------------------------------------------------------------
 
-  // Lane stages: tiles of R vectors trade lane groups so that the next R-fold split runs across registers.
-  template <int B, int Group, bool Inverse>
+  // Neighbours that are worked on together.
+  template <int B>
+  static constexpr int kTogether = B == 4 ? 2 : 1;
+
+  // Lane stages of N codelets: tiles of R vectors trade lane groups so that the next R-fold split runs across
+  // registers.
+  template <int B, int N, int Group, bool Inverse>
   static MONARCH_INLINE void lane_stages(C* x, const T* tw) {
     if constexpr (Group > 1) {
-      constexpr int R = Group >= 4 ? 4 : 2, G = Group / R;
-      if constexpr (Inverse) lane_stages<B, G, true>(x, tw + (B / R) * (R - 1) * kBlock);
+      constexpr int R = lane_radix<T>(Group), G = Group / R;
+      if constexpr (Inverse) lane_stages<B, N, G, true>(x, tw + (B / R) * (R - 1) * kBlock);
 #pragma GCC unroll 8
-      for (int t = 0; t < B; t += R) {
+      for (int t = 0; t < N * B; t += R) {
         C* y = x + t;
         if constexpr (!Inverse) trade<R, G>(y);
         if constexpr (Inverse) dft<R, true>(y);
 #pragma GCC unroll 4
         for (int q = 1; q < R; ++q)
-          y[q] = twiddle<Inverse>(y[q], load_block(tw + ((t / R) * (R - 1) + q - 1) * kBlock));
+          y[q] = twiddle<Inverse>(y[q], load_block(tw + ((t % B / R) * (R - 1) + q - 1) * kBlock));
         if constexpr (!Inverse) dft<R, false>(y);
         if constexpr (Inverse) trade<R, G>(y);
       }
-      if constexpr (!Inverse) lane_stages<B, G, false>(x, tw + (B / R) * (R - 1) * kBlock);
+      if constexpr (!Inverse) lane_stages<B, N, G, false>(x, tw + (B / R) * (R - 1) * kBlock);
     }
   }
 
@@ -171,25 +179,31 @@ class Engine {
     }
   }
 
-  // BinOp: op(position of the first bin in tree order, x, B) works on B vectors of bins.
-  template <int B, bool Forward, bool Inverse, class BinOp>
-  static MONARCH_INLINE void codelet(T* w, const Tree<T>& tree, int64_t block, const BinOp& op) {
-    C x[B];
+  // N codelets from `block` on. BinOp: op(position of the first bin in tree order, x, n) works on n vectors of bins.
+  template <int B, int N, bool Forward, bool Inverse, class BinOp>
+  static MONARCH_INLINE void codelets(T* w, const Tree<T>& tree, int64_t block, const BinOp& op) {
+    C x[N * B];
     if constexpr (Forward) {
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) {
 #pragma GCC unroll 8
-      for (int q = 0; q < B; ++q) x[q] = load_block(w + q * kBlock);
-      twist<B, false>(x, tree, block);
-      dft<B, false>(x);
-      lane_stages<B, W, false>(x, tree.lane_twiddles);
+        for (int q = n * B; q < (n + 1) * B; ++q) x[q] = load_block(w + q * kBlock);
+        twist<B, false>(x + n * B, tree, block + n);
+        dft<B, false>(x + n * B);
+      }
+      lane_stages<B, N, W, false>(x, tree.lane_twiddles);
     }
-    op(block * B * kBlock, x, B);
+    op(block * B * kBlock, x, N * B);
     forget_loads();
     if constexpr (Inverse) {
-      lane_stages<B, W, true>(x, tree.lane_twiddles);
-      dft<B, true>(x);
-      twist<B, true>(x, tree, block);
+      lane_stages<B, N, W, true>(x, tree.lane_twiddles);
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) {
+        dft<B, true>(x + n * B);
+        twist<B, true>(x + n * B, tree, block + n);
 #pragma GCC unroll 8
-      for (int q = 0; q < B; ++q) store_block(w + q * kBlock, x[q]);
+        for (int q = n * B; q < (n + 1) * B; ++q) store_block(w + q * kBlock, x[q]);
+      }
     }
   }
 
@@ -209,12 +223,12 @@ class Engine {
         }
       }
       dft<B, false>(x);
-      lane_stages<B, W, false>(x, tree.lane_twiddles);
+      lane_stages<B, 1, W, false>(x, tree.lane_twiddles);
     }
     op(0, x, B);
     forget_loads();
     if constexpr (kGiven<Sink>) {
-      lane_stages<B, W, true>(x, tree.lane_twiddles);
+      lane_stages<B, 1, W, true>(x, tree.lane_twiddles);
       dft<B, true>(x);
 #pragma GCC unroll 8
       for (int q = 0; q < B; ++q) {
@@ -228,25 +242,27 @@ class Engine {
     }
   }
 
-  // Whether all `points` of a source or sink are valid; of none nothing is asked.
-  template <class X>
-  static MONARCH_INLINE bool covers(const X& x, int64_t points) {
-    if constexpr (kGiven<X>)
-      return x.valid >= points;
-    else
-      return true;
-  }
-
   // ---- depth-first walk --------------------------------------------------------------------------------------
 
   template <int B, bool Forward, bool Inverse, class BinOp>
   static void subtree(T* w, const Tree<T>& tree, int level, int64_t node, const BinOp& op) {
-    if (level == tree.depth) return codelet<B, Forward, Inverse>(w, tree, node, op);
+    if (level == tree.depth) return codelets<B, 1, Forward, Inverse>(w, tree, node, op);
     const Level<T>& lv = tree.levels[level];
     if constexpr (Forward) pass<false>(w, lv, node);
-    for (int p = 0; p < lv.radix; ++p)
-      subtree<B, Forward, Inverse>(w + p * lv.stride * kBlock, tree, level + 1, node * lv.radix + p, op);
+    children<B, Forward, Inverse>(w, lv.stride, tree, level, node, op);
     if constexpr (Inverse) pass<true>(w, lv, node);
+  }
+  // Of a node, `pitch` vectors apart.
+  template <int B, bool Forward, bool Inverse, class BinOp>
+  static MONARCH_INLINE void children(T* w, int64_t pitch, const Tree<T>& tree, int level, int64_t node,
+                                      const BinOp& op) {
+    const int radix = tree.levels[level].radix;
+    int p = 0;
+    if constexpr (constexpr int N = kTogether<B>; N > 1)
+      if (level + 1 == tree.depth)
+        for (; p + N <= radix; p += N)
+          codelets<B, N, Forward, Inverse>(w + p * pitch * kBlock, tree, node * radix + p, op);
+    for (; p < radix; ++p) subtree<B, Forward, Inverse>(w + p * pitch * kBlock, tree, level + 1, node * radix + p, op);
   }
 
   // Columns of the root, of which the first `inside` have all their elements within the valid part of the row.
@@ -279,12 +295,11 @@ class Engine {
   template <int B, class Source, class BinOp, class Sink>
   static MONARCH_INLINE void transform(const Source& in, const BinOp& op, const Sink& out, T* w, const Tree<T>& tree) {
     if (tree.depth == 0) {
-      const bool inside = covers(in, tree.points) && covers(out, tree.points);
+      const bool inside = in.valid >= tree.points && out.valid >= tree.points;
       return inside ? single_codelet<B, true>(in, op, out, tree) : single_codelet<B, false>(in, op, out, tree);
     }
     if constexpr (kGiven<Source>) root_forward(in, w, tree);
-    for (int p = 0; p < tree.levels[0].radix; ++p)  // the root's children lie `root_pitch` vectors apart
-      subtree<B, kGiven<Source>, kGiven<Sink>>(w + p * tree.root_pitch * kBlock, tree, 1, p, op);
+    children<B, kGiven<Source>, kGiven<Sink>>(w, tree.root_pitch, tree, 0, 0, op);
     if constexpr (kGiven<Sink>) root_inverse(w, out, tree);
   }
 

@@ -182,11 +182,11 @@ struct Panels {
 #pragma GCC unroll 6
       for (int i = 0; i < kPairs; ++i) pair[i] += k;
     };
-    constexpr int kTogether = kVectorBytes > 16 ? 4 : 1;  // SSE has no registers for more
-    for (; count >= kTogether; count -= kTogether) {
+    constexpr int kUnrolled = kVectorBytes > 16 ? 4 : 1;  // SSE has no registers for more
+    for (; count >= kUnrolled; count -= kUnrolled) {
 #pragma GCC unroll 4
-      for (int k = 0; k < kTogether; ++k) multiply(k);
-      advance(kTogether);
+      for (int k = 0; k < kUnrolled; ++k) multiply(k);
+      advance(kUnrolled);
     }
     for (; count > 0; --count) {
       multiply(0);

@@ -70,14 +70,14 @@ class Builder {
     const int64_t one = int64_t(1) << 40;  // every angle here is a multiple of 1 / (codelet points)
     std::vector<std::vector<int64_t>> theta(vectors_, std::vector<int64_t>(lanes_));
     int64_t complex_vectors = 0;
-    for (int group = lanes_; group > 1; group /= lane_radix(group))
-      complex_vectors += vectors_ / lane_radix(group) * (lane_radix(group) - 1);
+    for (int group = lanes_; group > 1; group /= lane_radix<T>(group))
+      complex_vectors += vectors_ / lane_radix<T>(group) * (lane_radix<T>(group) - 1);
     T* const table = scalars(complex_vectors * 2 * lanes_);
     T* out = table;
     for (int v = 0; v < vectors_; ++v)
       for (int64_t& angle : theta[v]) angle = v * one / vectors_;
     for (int group = lanes_; group > 1;) {
-      const int radix = lane_radix(group), g = group / radix;
+      const int radix = lane_radix<T>(group), g = group / radix;
       auto next = theta;
       for (int t = 0; t < vectors_; t += radix) {
         // after the trade, lane l of every vector of the tile belongs to the node of vector t + (l/g) % radix
@@ -109,7 +109,6 @@ class Builder {
       for (int q = 1; q < vectors_; ++q) *step++ = rounded(a.root<double>(q, vectors_));
   }
 
-  static int lane_radix(int group) { return group >= 4 ? 4 : 2; }
   static Complex<T> rounded(Complex<double> z) { return {static_cast<T>(z.re), static_cast<T>(z.im)}; }
   void put(T* vector, int lane, Complex<double> z) {
     vector[lane] = static_cast<T>(z.re);

@@ -26,6 +26,14 @@ struct Tree {
   const Complex<T>* twist_steps;  // [block][codelet_vectors - 1] scalars here
 };
 
+// Radix of the lane stage (fft_tree.h) that splits groups of so many lanes. Four saves twiddles, but is taken late
+// enough that its numbers move between vectors by 4 or 16 bytes, where every shuffle is one instruction.
+template <class T>
+constexpr int lane_radix(int group) {
+  const int moved = group / 4 * int(sizeof(T));
+  return moved == 4 || moved == 16 || group == 4 ? 4 : 2;
+}
+
 template <class T>
 const Tree<T>& tree_tables(const TreeShape& shape);
 

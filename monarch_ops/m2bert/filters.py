@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..nn import HyenaFilter
 from ..ops import FilterSpectrum, fft_length
@@ -14,8 +14,8 @@ from ..ops import FilterSpectrum, fft_length
 
 class _Entry(NamedTuple):
     spectrum: FilterSpectrum
-    sources: list[Tensor]  # aliases of the filter's tensors: while they live, no other tensor gets their addresses
-    versions: list[int]
+    state: list[tuple[int, int]]  # of every tensor of the filter: address and count of its changes
+    aliases: list[Tensor]  # of them: while they live, no other tensor gets their addresses
 
 
 class SpectrumCache:
@@ -43,21 +43,26 @@ class SpectrumCache:
 
     def __call__(self, seqlen: int, dtype: torch.dtype) -> FilterSpectrum:
         """A spectrum that serves rows of length `seqlen` and dtype `dtype`."""
-        sources = [*self.filter.parameters(), *self.filter.buffers()]
+        sources = _tensors(self.filter)
         trained = self.filter.training or torch.is_grad_enabled()
         # tensors made in inference mode do not count their changes
         if trained or torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
             return self.filter.spectrum(seqlen, dtype)
         shared = min(fft_length(seqlen, dtype, sources[0].device), self.filter.max_len)
-        key, versions = (shared, dtype), [t._version for t in sources]
+        key, state = (shared, dtype), [(t.data_ptr(), t._version) for t in sources]
         entry = self._kept.pop(key, None)  # put back below, as the most recent
-        if entry is None or entry.versions != versions or not all(map(_same_memory, entry.sources, sources)):
-            entry = _Entry(self.filter.spectrum(shared, dtype), [t.detach() for t in sources], versions)
+        if entry is None or entry.state != state:
+            entry = _Entry(self.filter.spectrum(shared, dtype), state, [t.detach() for t in sources])
         self._kept[key] = entry
         while sum(e.spectrum.data.nbytes for e in self._kept.values()) > self.max_bytes:
             self._kept.popitem(last=False)
         return entry.spectrum
 
 
-def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.dtype == b.dtype and a.device == b.device
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers; ``parameters()`` and ``buffers()`` take several times as long, in every layer."""
+    found = [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+    for child in module._modules.values():
+        if child is not None:
+            found += _tensors(child)
+    return found

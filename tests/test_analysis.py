@@ -100,9 +100,15 @@ def test_buckets_hold_the_queries_of_documents_of_their_length():
     assert curves.lines["oracle"] == [1.0, 1.0, 1.0, None]
     per_query = found.rows[0].per_query
     assert curves.lines["first"][:2] == pytest.approx([1.0, per_query["q"][10]])
+    assert curves.errors["first"] == [0, None, None, None]  # two queries that are answered alike, one, one, none
     for edges in ((10, 10), (0, 10), (20, 10)):
         with pytest.raises(InputError, match="edges of buckets must be positive and rise"):
             by_length([data], found, edges)
+
+
+def test_a_standard_error_is_that_of_the_mean():
+    assert measures._standard_error([0, 1]) == pytest.approx(0.5)
+    assert measures._standard_error([0, 1] * 50) == pytest.approx(0.5 / 99**0.5)
 
 
 def test_passages_have_so_many_words():
@@ -162,6 +168,9 @@ def test_lengths_and_needle_commands(model, tmp_path):
     assert len(set(bm25)) == 1  # which does not read in order
     assert len(dense) == 4
     assert found["chance"] == pytest.approx(chance_ndcg(5))
+    errors = found["errors"]["bm25"]
+    assert len({*errors}) == 1
+    assert f"{bm25[0]:.3f} ± {errors[0]:.3f}" in done.stdout
     assert_picture(tmp_path / "out" / "needle-tiny.png")
     done = run("needle", *common, "--positions", 4000)
     assert done.exit_code == 1

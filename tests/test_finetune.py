@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -343,8 +344,11 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(killed_after, kept, wat
         fine_tune(fresh(), data, tmp_path / "killed", options)
     assert not (tmp_path / "killed" / "training.json").exists()
     second = watched(None)
+    for state in (tmp_path / "killed").rglob("trainer_state.json"):
+        state.write_text(re.sub(r'("seconds": )[^\s,}]+', r"\g<1>1000", state.read_text()))
     manifest = fine_tune(fresh(), data, tmp_path / "killed", options, resume=True)
     assert manifest["steps"] == 9
+    assert (manifest["seconds"] > 1000) == (kept > 0)  # those before the checkpoint too
     assert (len(first), len(second)) == (killed_after, 9 - kept)
     for expected, found in zip(whole, [*first[:kept], *second], strict=True):
         assert expected.keys() == found.keys()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from ..retrieval import InputError, OrthogonalProjectionLoss, RetrievalData, emb
 from ..retrieval.embed import dimension, prompt_of
 from ..retrieval.encoder import fingerprint
 from .pairs import Rows, cut, spans, training_rows
-from .run import Run, TrainOptions, show_steps
+from .run import Clock, Run, TrainOptions, show_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,10 +279,11 @@ def fine_tune(
     done = run.finished()
     if done is not None:
         return done
-    start = time.perf_counter()
+    clock = Clock(checkpoint)
     rows = _rows(encoder, data, options, teacher)
     trainer = _trainer(encoder, rows, run, options, validation)
     show_steps(trainer, progress, run.output.name)
+    trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=checkpoint)
     encoder.eval()
     return run.finish(
@@ -292,7 +292,7 @@ def fine_tune(
         | {
             "rows": {name: len(part) for name, part in rows.items()},
             "steps": trainer.state.global_step,
-            "seconds": time.perf_counter() - start,
+            "seconds": clock.seconds(),
             "log": trainer.state.log_history,
         },
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from ..m2bert import M2BertForMaskedLM
 from ..retrieval import InputError
 from ..retrieval.encoder import tokenizer_rules, weights_digest
 from .mixture import Corpus, Mixture, packed, texts_of
-from .run import Run, TrainOptions, show_steps
+from .run import Clock, Run, TrainOptions, show_steps
 from .start import save_language_model
 
 
@@ -159,7 +158,7 @@ def pretrain(
     done = run.finished()
     if done is not None:
         return done
-    start = time.perf_counter()
+    clock = Clock(checkpoint)
     own: dict[str, Any] = {"per_device_eval_batch_size": options.at_once}
     if held_out is not None:
         own |= {"eval_strategy": "steps", "eval_steps": options.save_every}
@@ -175,10 +174,11 @@ def pretrain(
         validation_collator=partial(masking, tokenizer, options.masked_in_validation, options.seed),
     )
     show_steps(trainer, progress, run.output.name)
+    trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=checkpoint)
     measured = {
         "steps": trainer.state.global_step,
-        "seconds": time.perf_counter() - start,
+        "seconds": clock.seconds(),
         "log": trainer.state.log_history,
     }
     return run.finish(partial(save_language_model, (model, tokenizer)), manifest | measured)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from accelerate import PartialState
 from rich.progress import Progress
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from ..retrieval import InputError
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 MANIFEST = "training.json"
+_STATE = "trainer_state.json"  # of a checkpoint
 # they change what a run costs or shows, not what comes out
 _NOT_COMPARED = ("save_every", "log_every")
 
@@ -131,6 +134,26 @@ def show_steps(trainer: Trainer, progress: Progress | None, label: str) -> None:
         trainer.add_callback(_Steps(progress, label))
 
 
+class Clock(TrainerCallback, ExportableState):
+    """Seconds that a training took from here on, and before the `checkpoint` it goes on from."""
+
+    def __init__(self, checkpoint: str | None) -> None:
+        self._start, self._before = time.perf_counter(), 0.0
+        if checkpoint is not None:
+            kept = json.loads((Path(checkpoint) / _STATE).read_text())["stateful_callbacks"]
+            self._before = kept.get(type(self).__name__, {}).get("attributes", {}).get("seconds", 0.0)
+
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._start
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"seconds": self.seconds()}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # a checkpoint need not have it
+
+
 class Run:
     """The folder of a training: at the end a model and ``training.json``, until then checkpoints.
 
@@ -192,10 +215,10 @@ class Run:
             return None
 
     def _last(self) -> str | None:
-        """The newest whole one: ``trainer_state.json`` is written after everything else."""
+        """The newest whole one: its state is written after everything else."""
         for folder in sorted(self.checkpoints.glob("checkpoint-*"), key=lambda f: -int(f.name.split("-")[1])):
             try:
-                json.loads((folder / "trainer_state.json").read_text())
+                json.loads((folder / _STATE).read_text())
                 return str(folder)
             except (FileNotFoundError, json.JSONDecodeError):
                 continue

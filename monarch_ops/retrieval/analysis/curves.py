@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +21,7 @@ class Curves:
         x_name, y_name: of the axes, with their units.
         x: the places, numbers or names.
         lines: by label, a value per place; None where there is none.
+        errors: standard errors of the values, in the same form, where they are means of measurements.
         digits: of the values in a table.
         top: where the axis of the values ends; None: where they end.
         chance: the value of a ranking that knows nothing, if that is known.
@@ -30,6 +32,7 @@ class Curves:
     y_name: str
     x: Sequence[int | str]
     lines: dict[str, list[float | None]]
+    errors: dict[str, list[float | None]] = field(default_factory=dict)
     digits: int = 3
     top: float | None = None
     chance: float | None = None
@@ -40,11 +43,17 @@ class Curves:
     def table(self) -> Table:
         table = Table(escape(self.x_name), *map(escape, self.lines), title=escape(f"{self.title}: {self.y_name}"))
         for i, place in enumerate(self.x):
-            values = (line[i] for line in self.lines.values())
-            table.add_row(
-                escape(_name(place)), *("" if value is None else f"{value:,.{self.digits}f}" for value in values)
-            )
+            table.add_row(escape(_name(place)), *(self._cell(label, i) for label in self.lines))
         return table
+
+    def error(self, label: str, i: int) -> float | None:
+        return self.errors[label][i] if label in self.errors else None
+
+    def _cell(self, label: str, i: int) -> str:
+        value, error = self.lines[label][i], self.error(label, i)
+        if value is None:
+            return ""
+        return f"{value:,.{self.digits}f}" + ("" if error is None else f" ± {error:,.{self.digits}f}")
 
 
 def _name(place: int | str) -> str:
@@ -52,7 +61,7 @@ def _name(place: int | str) -> str:
 
 
 def draw(curves: Sequence[Curves], file: Path, *, bars: bool = False, log: bool = False) -> None:
-    """Write a PNG with one plot beside the other.
+    """Write a PNG with one plot beside the other; standard errors are shaded, or lines on bars.
 
     Args:
         bars: instead of lines.
@@ -65,9 +74,15 @@ def draw(curves: Sequence[Curves], file: Path, *, bars: bool = False, log: bool 
                 width = 0.8 / len(each.lines)
                 places = [i - 0.4 + (number + 0.5) * width for i in range(len(each.x))]
                 axes.bar(places, [value or 0 for value in line], width, label=label)
+                for i, (place, value) in enumerate(zip(places, line, strict=True)):
+                    if value is not None and (error := each.error(label, i)) is not None:
+                        axes.errorbar(place, value, error, color="#404040", linewidth=1)
             else:
-                there = [(x, y) for x, y in zip(each.x, line, strict=True) if y is not None]
-                axes.plot(*zip(*there, strict=True), "o-", markersize=4, label=label)
+                there = [(x, y, each.error(label, i) or 0) for i, (x, y) in enumerate(zip(each.x, line, strict=True))
+                         if y is not None]  # fmt: skip
+                x, y, errors = map(np.array, zip(*there, strict=True))
+                drawn = axes.plot(x, y, "o-", markersize=4, label=label)[0]
+                axes.fill_between(x, y - errors, y + errors, color=drawn.get_color(), alpha=0.2, linewidth=0)
         if bars or log:
             axes.set(xscale="log" if log else "linear")
             axes.set_xticks(each.x if log else range(len(each.x)), list(map(_name, each.x)))

@@ -60,8 +60,14 @@ def by_length(data: Sequence[RetrievalData], found: Evaluation, edges: Sequence[
         f"nDCG@{MAIN}",
         [f"{name}\n({count:,} queries)" for name, count in zip(names, counts, strict=True)],
         {label: [float(np.mean(each)) if each else None for each in lists] for label, lists in values.items()},
+        {label: list(map(_standard_error, lists)) for label, lists in values.items()},
         top=1.02,
     )
+
+
+def _standard_error(values: Sequence[float]) -> float | None:
+    """Of their mean, as far as it depends on which queries were asked."""
+    return float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def by_position(
@@ -77,8 +83,11 @@ def by_position(
     sets = needle_data(data, positions=positions, queries=queries, words=words)
     found = evaluate(sets, rankers, progress)
     lines: dict[str, list[float | None]] = {}
+    errors: dict[str, list[float | None]] = {}
     for row in found.rows:
         lines.setdefault(row.label, []).append(row.ndcg[MAIN])
+        each = [measured[MAIN] for measured in row.per_query.values()]
+        errors.setdefault(row.label, []).append(_standard_error(each))
     asked = len(sets[0].queries)
     return Curves(
         f"A passage of {words} words among {positions - 1} others, {asked} queries",
@@ -86,6 +95,7 @@ def by_position(
         f"nDCG@{MAIN}",
         list(range(positions)),
         lines,
+        errors,
         top=1.02,
         chance=chance_ndcg(asked, MAIN),
     )

@@ -49,9 +49,10 @@ TreeShape choose_tree(int64_t length, int lanes, Isa isa) {
       while (points < length) points *= 2;
       if (best.points && points >= best.points) continue;
       best = cpu_tree(points, lanes, vectors, odd);
-      if (vectors == 4 || best.depth == 0) continue;
+      if (vectors == 4 || best.depth == 0 || points >= kLongPoints) continue;
       // Two codelets of four vectors together are faster than one of eight, where the passes before them then have a
-      // larger radix and are not more; with AVX2's 16 registers only at 128 points.
+      // larger radix and are not more; with AVX2's 16 registers only at 128 points. Not where rows come from memory,
+      // for their twists take twice the room.
       const TreeShape small = cpu_tree(points, lanes, 4, odd);
       if (small.depth == best.depth && (isa == Isa::avx512 || (isa == Isa::avx2 && points == 16 * lanes))) best = small;
     }

@@ -79,6 +79,14 @@ struct FftConv {
     static constexpr int kStreams = 5;
     const char* stream[kStreams] = {};
     int64_t bytes_per_scalar = 0;  // of a stream, for a scalar of the bins
+    // From a scalar of `row` on, if there is a row and room for one more.
+    MONARCH_INLINE void also(const void* row, int64_t scalar) {
+      for (int i = 0; row && i < kStreams; ++i)
+        if (!stream[i]) {
+          stream[i] = reinterpret_cast<const char*>(static_cast<const T*>(row) + scalar);
+          return;
+        }
+    }
     MONARCH_INLINE void operator()(int64_t at, const C*, int count) const {
       const int64_t begin = at * bytes_per_scalar / 2, end = (at + count * E::kBlock) * bytes_per_scalar / 2;
 #pragma GCC unroll 5
@@ -228,8 +236,11 @@ struct FftConv {
       }
       const int64_t valid = valid_length(a.lengths, b, a.seqlen);
       Io *y = row<Io>(a.y, b, h), *post = row<Io>(a.post_gate, b, h);
-      const Ahead soon =
-          ahead<Io>(a.seqlen, {post, row<Io>(a.u, next.b, next.h), row<Io>(a.pre_gate, next.b, next.h)}, {y});
+      Ahead soon = ahead<Io>(a.seqlen, {post, row<Io>(a.u, next.b, next.h), row<Io>(a.pre_gate, next.b, next.h)}, {y});
+      if (!a.spectrum && next.h != h && std::is_same_v<Io, T> && a.seqlen * int64_t(sizeof(T)) <= kReadAhead) {
+        soon.also(a.taps.k, next.h * a.taps.num_k);
+        soon.also(a.taps.k_rev, next.h * a.taps.num_rev);
+      }
       E::transform(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid},
                    InTurn{soon, MultiplyBins{filter}},
                    GatedSink<Io>{.y = y,

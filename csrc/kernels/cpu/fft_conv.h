@@ -79,11 +79,12 @@ struct FftConv {
     static constexpr int kStreams = 5;
     const char* stream[kStreams] = {};
     int64_t bytes_per_scalar = 0;  // of a stream, for a scalar of the bins
-    // From a scalar of `row` on, if there is a row and room for one more.
-    MONARCH_INLINE void also(const void* row, int64_t scalar) {
-      for (int i = 0; row && i < kStreams; ++i)
+    // Row h of filters of `taps` scalars, if there are any, they are not too long and there is room for one more.
+    MONARCH_INLINE void also(const void* filters, int64_t h, int64_t taps) {
+      const bool wanted = filters && taps * int64_t(sizeof(T)) <= kReadAhead;
+      for (int i = 0; wanted && i < kStreams; ++i)
         if (!stream[i]) {
-          stream[i] = reinterpret_cast<const char*>(static_cast<const T*>(row) + scalar);
+          stream[i] = reinterpret_cast<const char*>(static_cast<const T*>(filters) + h * taps);
           return;
         }
     }
@@ -237,9 +238,9 @@ struct FftConv {
       const int64_t valid = valid_length(a.lengths, b, a.seqlen);
       Io *y = row<Io>(a.y, b, h), *post = row<Io>(a.post_gate, b, h);
       Ahead soon = ahead<Io>(a.seqlen, {post, row<Io>(a.u, next.b, next.h), row<Io>(a.pre_gate, next.b, next.h)}, {y});
-      if (!a.spectrum && next.h != h && std::is_same_v<Io, T> && a.seqlen * int64_t(sizeof(T)) <= kReadAhead) {
-        soon.also(a.taps.k, next.h * a.taps.num_k);
-        soon.also(a.taps.k_rev, next.h * a.taps.num_rev);
+      if (!a.spectrum && next.h != h && std::is_same_v<Io, T>) {
+        soon.also(a.taps.k, next.h, a.taps.num_k);
+        soon.also(a.taps.k_rev, next.h, a.taps.num_rev);
       }
       E::transform(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid},
                    InTurn{soon, MultiplyBins{filter}},

@@ -75,7 +75,7 @@ struct Panels {
   // Features [0, features) of positions [m, m + n) to panels (features, kPanel); missing positions are zero.
   template <class Io = T>
   static void pack(const Matrix& x, int64_t batch, int64_t m, int64_t n, int64_t features, T* panels) {
-    const Io* const from = static_cast<const Io*>(x.data) + batch * x.batch_stride + m * x.position_stride;
+    const Io* const from = element<const Io>(x, batch, m, 0);
     const int64_t padded = vectors(n) * W;
     if (x.position_stride == 1) {
       for (int64_t j = 0; j < features; ++j)
@@ -99,7 +99,7 @@ struct Panels {
   template <class Io = T>
   static void unpack(const T* panels, const Matrix& y, int64_t batch, int64_t m, int64_t n, int64_t first,
                      int64_t features) {
-    Io* const to = static_cast<Io*>(y.data) + batch * y.batch_stride + m * y.position_stride + first * y.feature_stride;
+    Io* const to = element<Io>(y, batch, m, first);
     if (y.position_stride == 1) {
       for (int64_t j = 0; j < features; ++j)
         for (int64_t i = 0; i < n; i += W)
@@ -130,8 +130,7 @@ struct Panels {
   };
   static MONARCH_INLINE Target target(const Matrix& y, int64_t batch, int64_t m, int64_t n, int64_t first,
                                       int64_t features) {
-    const T* const to =
-        static_cast<const T*>(y.data) + batch * y.batch_stride + m * y.position_stride + first * y.feature_stride;
+    const T* const to = element<const T>(y, batch, m, first);
     if (y.position_stride == 1) return {to, features, n, y.feature_stride};
     return {to, n, features, y.position_stride};
   }
@@ -148,6 +147,12 @@ struct Panels {
   }
 
  private:
+  template <class Io>
+  static MONARCH_INLINE Io* element(const Matrix& x, int64_t batch, int64_t position, int64_t feature) {
+    return static_cast<Io*>(x.data) + batch * x.batch_stride + position * x.position_stride +
+           feature * x.feature_stride;
+  }
+
   // Not inlined: where the caller's variables are alive too, the compiler finds no registers for R rows.
   //
   // Multiply-adds are the limit only if little else has to be decoded, above all where two processors share a core:

@@ -204,6 +204,13 @@ def test_results_larger_than_the_caches(dtype: torch.dtype, length: int, variant
     assert u.nbytes > 16 << 20
     exact = reference.fft_conv(u.double(), k.double())
     assert_matches(mo.fft_conv(u, k, variant=variant), exact, reference.fft_conv(u, k))
+    tensors = {"u": u, "k": k, "pre_gate": torch.randn_like(u), "post_gate": torch.randn_like(u)}
+    weight = torch.randn_like(u)
+    ours = gradients(lambda t: mo.fft_conv(**t, variant=variant), tensors, weight)
+    base = gradients(lambda t: reference.fft_conv(**t), tensors, weight)
+    wide = gradients(lambda t: reference.fft_conv(**t), {n: t.double() for n, t in tensors.items()}, weight.double())
+    for name in tensors:
+        assert_matches(ours[name], wide[name], base[name], f"gradient of {name}")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -205,16 +205,24 @@ struct FftConv {
     return {within / width, tile + within % width};
   }
 
-  // Rows that are to be read and to be written soon; null: none.
+  // Rows that are to be read and to be written soon; null: none. What is written past the caches is not asked for.
   template <class Io>
-  static MONARCH_INLINE Ahead ahead(int64_t seqlen, const Io* const (&read)[3], const Io* const (&written)[2]) {
+  static MONARCH_INLINE Ahead ahead(int64_t seqlen, const Io* const (&read)[3], const Io* const (&written)[2],
+                                    bool past_caches = false) {
     const int64_t bytes = seqlen * int64_t(sizeof(Io));
     Ahead soon;
     soon.bytes_per_scalar = sizeof(Io);
     for (int i = 0; i < 3 && bytes <= kReadAhead; ++i) soon.stream[i] = reinterpret_cast<const char*>(read[i]);
-    for (int i = 0; i < 2 && bytes <= kWriteAhead; ++i) soon.stream[3 + i] = reinterpret_cast<const char*>(written[i]);
+    for (int i = 0; i < 2 && bytes <= kWriteAhead && !past_caches; ++i)
+      soon.stream[3 + i] = reinterpret_cast<const char*>(written[i]);
     return soon;
   }
+
+  template <class Io>
+  static bool writes_past_caches(const FftConvArgs& a) {
+    return std::is_same_v<Io, T> && a.batch * a.channels * a.seqlen * int64_t(sizeof(Io)) >= kPastCaches;
+  }
+  static bool on_lines(const void* row) { return reinterpret_cast<uintptr_t>(row) % sizeof(V) == 0; }
 
   template <class Io>
   static void conv_rows(const FftConvArgs& a, const Exec& exec) {
@@ -222,7 +230,7 @@ struct FftConv {
     Scratch<T> work(a.tree.work_scalars());
     Scratch<T> own_filter(a.spectrum ? 0 : 2 * tree.points);
     T* const w = work.get();
-    const bool large = a.batch * a.channels * a.seqlen * int64_t(sizeof(Io)) >= kPastCaches;
+    const bool large = writes_past_caches<Io>(a);
     int64_t have = -1;
     Place next = place_of(a, exec.begin);
     for (int64_t task = exec.begin; task < exec.end; ++task) {
@@ -237,18 +245,15 @@ struct FftConv {
       }
       const int64_t valid = valid_length(a.lengths, b, a.seqlen);
       Io *y = row<Io>(a.y, b, h), *post = row<Io>(a.post_gate, b, h);
-      Ahead soon = ahead<Io>(a.seqlen, {post, row<Io>(a.u, next.b, next.h), row<Io>(a.pre_gate, next.b, next.h)}, {y});
+      Ahead soon =
+          ahead<Io>(a.seqlen, {post, row<Io>(a.u, next.b, next.h), row<Io>(a.pre_gate, next.b, next.h)}, {y}, large);
       if (!a.spectrum && next.h != h && std::is_same_v<Io, T>) {
         soon.also(a.taps.k, next.h, a.taps.num_k);
         soon.also(a.taps.k_rev, next.h, a.taps.num_rev);
       }
       E::transform(GatedSource<Io>{row<Io>(a.u, b, h), row<Io>(a.pre_gate, b, h), valid},
                    InTurn{soon, MultiplyBins{filter}},
-                   GatedSink<Io>{.y = y,
-                                 .gate = post,
-                                 .valid = valid,
-                                 .past_caches = large && reinterpret_cast<uintptr_t>(y) % sizeof(V) == 0},
-                   w, tree);
+                   GatedSink<Io>{.y = y, .gate = post, .valid = valid, .past_caches = large && on_lines(y)}, w, tree);
       zero_tail(y, valid, a.seqlen);
     }
     if (large) stream_end();
@@ -266,6 +271,7 @@ struct FftConv {
     const FftConvGradArgs& a;
     const Tree<T>& tree;
     T *w, *bins;  // work buffer; transform of the gated input, in tree order
+    bool large;   // gradients are written past the caches
 
     void row_gradients(Place at, Place next, const T* filter, T* filter_grad, bool first) const {
       const FftConvArgs& f = a.forward;
@@ -277,16 +283,19 @@ struct FftConv {
       Io* dpost = row<Io>(a.grad_post_gate, b, h);
       const GatedSource<Io> input{u, pre, valid}, gated_grad{grad, post, valid};
       const StoreBins store{bins};
-      Ahead soon = ahead<Io>(L, {grad, post}, {dpost});
+      Ahead soon = ahead<Io>(L, {grad, post}, {dpost}, large);
       if (dpost) {
-        E::transform(input, InTurn{soon, store, MultiplyBins{filter}}, GatedSink<Io>{dpost, grad, valid}, w, tree);
+        E::transform(input, InTurn{soon, store, MultiplyBins{filter}},
+                     GatedSink<Io>{.y = dpost, .gate = grad, .valid = valid, .past_caches = large && on_lines(dpost)},
+                     w, tree);
       } else if (filter_grad) {
         E::transform(input, InTurn{soon, store}, Nothing(), w, tree);
       }
-      soon = ahead<Io>(L, {row<Io>(f.u, next.b, next.h), row<Io>(f.pre_gate, next.b, next.h)}, {du, dpre});
+      soon = ahead<Io>(L, {row<Io>(f.u, next.b, next.h), row<Io>(f.pre_gate, next.b, next.h)}, {du, dpre}, large);
       const InTurn product{soon, GradBins{bins, filter, filter_grad, first}};
       if (du || dpre) {
-        E::transform(gated_grad, product, GatedSink<Io>{du, pre, valid, dpre, u}, w, tree);
+        E::transform(gated_grad, product,
+                     GatedSink<Io>{du, pre, valid, dpre, u, large && on_lines(du) && on_lines(dpre)}, w, tree);
       } else if (filter_grad) {
         E::transform(gated_grad, product, Nothing(), w, tree);
       }
@@ -307,7 +316,7 @@ struct FftConv {
     const bool to_taps = a.grad_taps.k || a.grad_taps.k_rev || a.grad_taps.skip;
     Scratch<T> work(f.tree.work_scalars()), stored(bins);
     Scratch<T> own_filters(f.spectrum ? 0 : tile * bins), own_grads(a.spectrum_grad || lone_rows ? 0 : tile * bins);
-    const BackwardTask<Io> row{a, tree, work.get(), stored.get()};
+    const BackwardTask<Io> row{a, tree, work.get(), stored.get(), writes_past_caches<Io>(f)};
     for (int64_t task = exec.begin; task < exec.end; task += tile) {
       const int64_t width = exec.end - task < tile ? exec.end - task : tile;
       const int64_t h = task / slices, slice = task % slices;
@@ -328,6 +337,7 @@ struct FftConv {
       for (int64_t i = 0; i < width && to_taps && !a.spectrum_grad; ++i)
         taps_from_spectrum(a.grad_taps, h + i, f.seqlen, tree, work.get(), grads + i * bins);
     }
+    if (row.large) stream_end();
   }
 
   static const char* backward(const FftConvGradArgs& a, const Exec& exec) {

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ HEAD = """# Performance
 [bench/README.md](../bench/README.md) says how they are made. "Times faster" is the median over pairs of blocks or,
 where several processes measured it, over theirs, with quartiles. The share of the floor is the part of our time that
 the device's own ceilings explain, measured in the same run: the bytes that must move at the speed of a large copy or
-of STREAM's triad, or the multiplications and additions at the speed of dense products, whichever takes longer. A row
-whose sources have changed since it was recorded is marked "old".
+of STREAM's triad, or the multiplications and additions at the speed of dense products, whichever takes longer. The FLOP
+utilisation of a model is its multiplications and additions over the greatest rate of the device. A row whose sources
+have changed since it was recorded is marked "old".
 """
 RATES = {
     "copy": "{:,.0f} GB/s copied",
@@ -34,10 +36,10 @@ RATES = {
     "fma": "{:,.0f} GFLOP/s of multiply-adds in registers",
     "products": "{:,.0f} GFLOP/s in {} products",
 }
-COLUMNS = (
-    *("problem", "ours, ms", "baseline", "times faster", "share of floor", "GB/s", "GFLOP/s"),
-    *("error: ours, theirs", "peak MiB: ours, theirs", "run"),
-)
+BANDWIDTHS = ("copy", "triad")  # among the rates, in bytes/s
+COLUMNS = ("problem", "ours, ms", "baseline", "times faster"), ("peak MiB: ours, theirs", "run")
+OP_COLUMNS = ("share of floor", "GB/s", "GFLOP/s", "error: ours, theirs")  # between the others
+MODEL_COLUMNS = ("tokens/s: ours, theirs", "share of floor", "FLOP utilisation")
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,17 @@ def _processes(data: dict[str, Any]) -> str:
     return f"; {count} processes" if count > 1 else ""
 
 
-def _cells(row: Row) -> Iterator[str]:
-    data = row.data
-    yield data["problem"]
-    yield milliseconds(data)
-    yield data["baseline"]
-    yield f"{data['ratio']:.1f} ({_pair(data['quartiles'], '.1f')}{_processes(data)})" if "ratio" in data else ""
+def tokens(problem: str) -> int | None:
+    """That a row of a model takes at a time, padding left out; None for an op."""
+    if not problem.startswith(("M2-BERT", "embed")):
+        return None
+    if lengths := re.search(r"lengths ([\d, ]+)", problem):
+        return sum(map(int, lengths[1].split(", ")))
+    sizes = re.search(r"\(([\d, ]+)", problem)
+    return prod(map(int, sizes[1].split(", "))) if sizes else None
+
+
+def _of_op(data: dict[str, Any]) -> Iterator[str]:
     if "limit" in data:
         yield f"{data['share of floor']:.0%} ({data['limit']})"
         yield f"{data['bytes'] / data['seconds'] / 1e9:.0f}"
@@ -97,13 +104,41 @@ def _cells(row: Row) -> Iterator[str]:
     else:
         yield from ("", "", "")
     yield _pair(data["errors"], ".1e")
+
+
+def _of_model(row: Row, count: int) -> Iterator[str]:
+    data = row.data
+    yield _pair([count / data[side] for side in ("seconds", "baseline seconds") if side in data], ",.0f")
+    if "limit" in data:
+        yield f"{data['share of floor']:.0%} ({data['limit']})"
+        rates = row.run["ceilings"][data["device"]]
+        peak = max(rate for name, rate in rates.items() if name not in BANDWIDTHS)
+        yield f"{data['flops'] / data['seconds'] / peak:.0%}"
+    else:
+        yield from ("", "")
+
+
+def _cells(row: Row) -> Iterator[str]:
+    data, count = row.data, tokens(row.data["problem"])
+    yield data["problem"]
+    yield milliseconds(data)
+    yield data["baseline"]
+    yield f"{data['ratio']:.1f} ({_pair(data['quartiles'], '.1f')}{_processes(data)})" if "ratio" in data else ""
+    yield from _of_op(data) if count is None else _of_model(row, count)
     yield _pair(data["peak MiB"], ".0f")
     yield f"[{row.run['commit']}][{row.link}]" + (" old" if row.old else "")
 
 
-def _table(rows: list[Row]) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(_cells(row) for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _tables(rows: list[Row]) -> str:
+    """One of ops and one of models, where there are any."""
+    ops = [row for row in rows if tokens(row.data["problem"]) is None]
+    models = [row for row in rows if tokens(row.data["problem"]) is not None]
+    text = []
+    for part, columns in ((ops, OP_COLUMNS), (models, MODEL_COLUMNS)):
+        head = [*COLUMNS[0], *columns, *COLUMNS[1]]
+        lines = [head, ["---"] * len(head), *(_cells(row) for row in part)]
+        text += ["".join(f"| {' | '.join(line)} |\n" for line in lines)] if part else []
+    return "\n".join(text)
 
 
 def _ceilings(run: dict[str, Any]) -> str:
@@ -125,9 +160,9 @@ def _section(folder: Path, rows: list[Row]) -> str:
         text += f"![Times faster than the baselines, by length]({folder.name}.png)\n\n"
     plain = [row for row in rows if row.run["malloc"] == "default"]
     tuned = [row for row in rows if row.run["malloc"] != "default"]
-    text += _table(plain)
+    text += _tables(plain)
     if tuned:
-        text += f"\nWithout page faults (`GLIBC_TUNABLES={tuned[0].run['malloc']}`):\n\n{_table(tuned)}"
+        text += f"\nWithout page faults (`GLIBC_TUNABLES={tuned[0].run['malloc']}`):\n\n{_tables(tuned)}"
     links = {row.link: row.path.relative_to(BENCH.parent).as_posix() for row in rows}
     return text + "\n" + "".join(f"[{name}]: ../{path}\n" for name, path in sorted(links.items()))
 

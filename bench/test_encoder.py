@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, ModernBertConfi
 from monarch_ops import _C
 from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertModel
 
-LENGTHS = (512, 2048, 8192, 32768)
+LENGTHS = (128, 512, 2048, 8192, 32768)
 # The batches of the Monarch Mixer throughput table (arXiv 2310.12109; its M2-BERT's), by length.
 HARNESS = {512: 32, 1024: 32, 2048: 16, 4096: 8, 8192: 4}
 MIXED = (128, 512, 1024, 2048)
@@ -96,7 +96,7 @@ def left_to_long(request: pytest.FixtureRequest, device: torch.device, slow: boo
         pytest.skip("takes minutes: --long")
 
 
-@pytest.mark.parametrize("length", [pytest.param(512, marks=pytest.mark.quick), *LENGTHS[1:]])
+@pytest.mark.parametrize("length", [pytest.param(n, marks=[pytest.mark.quick] * (n == 512)) for n in LENGTHS])
 @pytest.mark.parametrize("baseline", BASELINES)
 @torch.no_grad()
 def test_encoder(request, compare, device, model, length, baseline):
@@ -214,7 +214,7 @@ def test_published_harness(request, compare, device, model, length):
     )
 
 
-@pytest.mark.parametrize("length", [pytest.param(128, marks=pytest.mark.quick), *LENGTHS[1:]])
+@pytest.mark.parametrize("length", [pytest.param(n, marks=[pytest.mark.quick] * (n == 128)) for n in LENGTHS])
 @torch.no_grad()
 def test_embed_document(request, compare, device, model, length):
     """Seconds for the vector of one document, to its numbers on the host; a BERT needs chunks of 512 tokens."""

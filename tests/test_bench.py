@@ -169,6 +169,41 @@ def test_tables_show_the_newest_row_and_mark_the_old(bench: dict[str, ModuleType
     assert "## empty" not in text
 
 
+def test_models_have_a_table_of_their_own(bench: dict[str, ModuleType]) -> None:
+    rows = bench["tables"].Row
+    run = {
+        "commit": "abc",
+        "csrc": {},
+        "ceilings": {"cpu": {"copy": 9e15, "float32": 180e9, "triad": 9e15, "fma": 2e11}},
+    }
+    problem = "M2-BERT-80M forward (2, 512)"
+    cost = {"bytes": 1e7, "flops": 1e8, "share of floor": 0.83, "limit": "arithmetic"}
+    found = [row(problem, **cost), row("embed one document (128 tokens)"), row("fft_conv (4, 768, 1024)")]
+    ops, models = bench["tables"]._tables([rows(Path("x/y.json"), run, data) for data in found]).split("\n\n")
+    assert "GB/s" in ops
+    assert "| fft_conv (4, 768, 1024) |" in ops
+    assert "M2-BERT" not in ops
+    lines = models.splitlines()
+    assert "tokens/s: ours, theirs | share of floor | FLOP utilisation" in lines[0]
+    assert "| 512,000, 128,000 | 83% (arithmetic) | 25% | 3, 9 |" in lines[2], "1e8 operations in 2 ms of 2e11 a second"
+    assert "| 64,000, 16,000 |  |  | 3, 9 |" in lines[3]
+    assert all(line.count("|") == lines[0].count("|") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("problem", "count"),
+    [
+        ("M2-BERT-80M forward (1, 2048) bf16", 2048),
+        ("M2-BERT-80M training step (16, 128)", 2048),
+        ("M2-BERT-80M forward, lengths 128, 512, 1024, 2048", 3712),
+        ("embed one document (128 tokens)", 128),
+        ("fft_conv (8, 768, 128)", None),
+    ],
+)
+def test_tokens_of_a_problem(bench: dict[str, ModuleType], problem: str, count: int | None) -> None:
+    assert bench["tables"].tokens(problem) == count
+
+
 def test_curves_are_one_for_each_form_and_baseline(bench: dict[str, ModuleType]) -> None:
     problems = ["fft_conv (8, 768, 128)", "fft_conv (4, 768, 1024)", "fft_conv (4, 768, 1024) circular"]
     problems += [f"fft_conv (4, 768, {n}) backward, gated" for n in (512, 1024)]

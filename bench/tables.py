@@ -108,7 +108,7 @@ def _of_op(data: dict[str, Any]) -> Iterator[str]:
 
 def _of_model(row: Row, count: int) -> Iterator[str]:
     data = row.data
-    yield _pair([count / data[side] for side in ("seconds", "baseline seconds") if side in data], ",.0f")
+    yield _pair([count / data[side] for side in ("seconds", "baseline seconds") if side in data], ".0f")
     if "limit" in data:
         yield f"{data['share of floor']:.0%} ({data['limit']})"
         rates = row.run["ceilings"][data["device"]]

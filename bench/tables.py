@@ -96,26 +96,30 @@ def tokens(problem: str) -> int | None:
     return prod(map(int, sizes[1].split(", "))) if sizes else None
 
 
+def _share(data: dict[str, Any]) -> str:
+    return f"{data['share of floor']:.0%} ({data['limit']})" if "limit" in data else ""
+
+
 def _of_op(data: dict[str, Any]) -> Iterator[str]:
+    yield _share(data)
     if "limit" in data:
-        yield f"{data['share of floor']:.0%} ({data['limit']})"
         yield f"{data['bytes'] / data['seconds'] / 1e9:.0f}"
         yield f"{data['flops'] / data['seconds'] / 1e9:.0f}"
     else:
-        yield from ("", "", "")
+        yield from ("", "")
     yield _pair(data["errors"], ".1e")
 
 
 def _of_model(row: Row, count: int) -> Iterator[str]:
     data = row.data
     yield _pair([count / data[side] for side in ("seconds", "baseline seconds") if side in data], ".0f")
+    yield _share(data)
     if "limit" in data:
-        yield f"{data['share of floor']:.0%} ({data['limit']})"
         rates = row.run["ceilings"][data["device"]]
         peak = max(rate for name, rate in rates.items() if name not in BANDWIDTHS)
         yield f"{data['flops'] / data['seconds'] / peak:.0%}"
     else:
-        yield from ("", "")
+        yield ""
 
 
 def _cells(row: Row) -> Iterator[str]:

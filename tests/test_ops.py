@@ -196,6 +196,15 @@ def test_scale_does_not_change_accuracy(dtype: torch.dtype, scale: float) -> Non
     assert_matches(mo.fft_conv(u, k), exact, reference.fft_conv(u, k))
 
 
+def assert_gradients_match(tensors: dict[str, torch.Tensor], weight: torch.Tensor, variant: str) -> None:
+    """Of fft_conv, to the policy of tolerance.py."""
+    ours = gradients(lambda t: mo.fft_conv(**t, variant=variant), tensors, weight)
+    base = gradients(lambda t: reference.fft_conv(**t), tensors, weight)
+    wide = gradients(lambda t: reference.fft_conv(**t), {n: t.double() for n, t in tensors.items()}, weight.double())
+    for name in tensors:
+        assert_matches(ours[name], wide[name], base[name], f"gradient of {name}")
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("length", [16384, 16383])  # rows that start on a vector's boundary, and some that do not
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -206,11 +215,7 @@ def test_results_larger_than_the_caches(dtype: torch.dtype, length: int, variant
     assert_matches(mo.fft_conv(u, k, variant=variant), exact, reference.fft_conv(u, k))
     tensors = {"u": u, "k": k, "pre_gate": torch.randn_like(u), "post_gate": torch.randn_like(u)}
     weight = torch.randn_like(u)
-    ours = gradients(lambda t: mo.fft_conv(**t, variant=variant), tensors, weight)
-    base = gradients(lambda t: reference.fft_conv(**t), tensors, weight)
-    wide = gradients(lambda t: reference.fft_conv(**t), {n: t.double() for n, t in tensors.items()}, weight.double())
-    for name in tensors:
-        assert_matches(ours[name], wide[name], base[name], f"gradient of {name}")
+    assert_gradients_match(tensors, weight, variant)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -218,11 +223,7 @@ def test_many_channels(variant: str) -> None:
     """More channels than are worked on together, in shares of threads that end anywhere."""
     tensors = {"u": torch.randn(3, 333, 100), "k": torch.randn(333, 100), "pre_gate": torch.randn(3, 333, 100)}
     weight = torch.randn(3, 333, 100)
-    ours = gradients(lambda t: mo.fft_conv(**t, variant=variant), tensors, weight)
-    base = gradients(lambda t: reference.fft_conv(**t), tensors, weight)
-    wide = gradients(lambda t: reference.fft_conv(**t), {n: t.double() for n, t in tensors.items()}, weight.double())
-    for name in tensors:
-        assert_matches(ours[name], wide[name], base[name], f"gradient of {name}")
+    assert_gradients_match(tensors, weight, variant)
     prepared = mo.fft_conv(tensors["u"], mo.fft_filter(tensors["k"], 100, variant=variant))
     exact = reference.fft_conv(tensors["u"].double(), tensors["k"].double())
     assert_matches(prepared, exact, reference.fft_conv(tensors["u"], tensors["k"]))

@@ -162,15 +162,25 @@ TENSOR_CORE_BUDGETS = {
     ),
     # of 1,048,576 points in three launches
     "outer part": LoopBudget(
-        ("staged_outer_forward", "GatedSourceINS_4Bf16E"),
+        ("staged_outer_forward", "GatedSourceINS_4Bf16E", "Lb1E"),
         {
             "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
-            "head of 16": ({"LDS": 16, "LDS.U16": 0, "LDS.128": 1}, 512),
-            "halves apart": ({"LDS.U16": 4, "STS.U16": 4}, 256),
+            "level at the root": ({"HMMA.16816.F32": 24}, 512),
             "level": ({"HMMA.16816.F32": 16}, 512),
             "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
         },
-        55,
+        43,
+    ),
+    # of 524,288 points
+    "outer part below a head": LoopBudget(
+        ("staged_outer_forward", "GatedSourceINS_4Bf16E", "Lb0E"),
+        {
+            "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
+            "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
+            "level": ({"HMMA.16816.F32": 16}, 512),
+            "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
+        },
+        50,
     ),
     "inner nodes": LoopBudget(
         ("staged_inner_nodes", "InnerLevel"),
@@ -195,15 +205,24 @@ TENSOR_CORE_BUDGETS = {
         143,
     ),
     "outer part, back": LoopBudget(
-        ("staged_outer_inverse", "GatedSinkINS_4Bf16E"),
+        ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "Lb1E"),
+        {
+            "from the workspace": ({"HMUL2": 8, "STS.128": 2}, 256),
+            "level": ({"HMMA.16816.F32": 16, "LDS.64": 2}, 512),
+            "level at the root": ({"HMMA.16816.F32": 16, "LDS.64": 0}, 512),
+            "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
+        },
+        36,
+    ),
+    "outer part below a head, back": LoopBudget(
+        ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "Lb0E"),
         {
             "from the workspace": ({"HMUL2": 8, "STS.128": 2}, 256),
             "level": ({"HMMA.16816.F32": 16}, 512),
-            "halves together": ({"LDS.U16": 4, "STS.U16": 4}, 256),
-            "head of 16": ({"LDS": 16, "LDS.U16": 0, "LDS.128": 1}, 512),
+            "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
             "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
         },
-        54,
+        47,
     ),
 }
 WARP, OTHERS = 32, 1.06

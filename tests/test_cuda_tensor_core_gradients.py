@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emul
 # and the levels of the outer part, points of an inner node, columns of a tile of the outer part.
 SHORT_CUTS = {
     (1000, 10000): (4, 0, 256, 256),
-    (8189, 24000): (2, 1, 256, 128),
+    (8189, 24000): (32, 0, 256, 64),
     (12285, 60000): (3, 0, 4096, 256),
 }
 CUTS = SHORT_CUTS | {
@@ -51,8 +51,8 @@ CUTS = SHORT_CUTS | {
     (24573, H100): (6, 0, 4096, 256),
     (32765, H100): (8, 0, 4096, 256),
     (65536, H100): (16, 0, 4096, 256),
-    (131071, H100): (2, 1, 4096, 256),
-    (1 << 21, H100): (2, 2, 4096, 32),
+    (131071, H100): (32, 0, 4096, 256),
+    (1 << 21, H100): (32, 1, 4096, 32),
 }
 # Enough blocks for a launch to have several channels.
 WIDE = {"multiprocessors": 4}

@@ -52,7 +52,8 @@ std::optional<MatrixTile> matrix_tile_of(const TreeShape& tree) {
 bool lay_out(MatrixTile& t, int64_t most, int together, const DeviceInfo& device) {
   for (int64_t groups = most; groups > 0; groups /= 2) {
     t.rows = static_cast<int>(groups * together);
-    t.plane = t.rows * t.nodes * 32;
+    // two planes that are read together have their pieces in different banks
+    t.plane = t.rows * t.nodes * 32 + (t.level && t.head == 1 ? 4 : 0);
     // factors that only the making of the twiddles needs lie where the rows will be
     t.factors = kTileQuads + (t.factored ? 2 * t.plane : 0);
     t.node_twiddles = kTileQuads + 2 * t.plane + (t.factored ? t.nodes * 16 : 0);
@@ -105,15 +106,18 @@ bool lay_out_outer(OuterTile& t, const DeviceInfo& device) {
     const int points = t.nodes * t.columns();
     if (points > kOuterTilePoints && t.side > kNarrowestSide) continue;
     t.plane = points / 8;
-    t.twists = kOuterQuads + 2 * t.plane;
+    // two planes that are read together have their pieces in different banks
+    const int stride = t.side + 4 * t.levels;  // as OuterColumns has it
+    t.pitch = t.plane + (t.parts ? 1 << stride % 3 : 0);
+    t.twists = kOuterQuads + t.pitch + t.plane;
     t.dft_matrix = t.twists + tables / 2;
     t.head_roots = t.dft_matrix + (t.levels ? 64 : 0);
-    t.state = t.head_roots + kRootBins / 2;
+    t.state = t.head_roots + (t.parts ? t.parts * t.parts * 128 : kRootBins / 2);
     t.shared_bytes = (t.state + 1) * int64_t{16};
     if (t.shared_bytes > device.shared_memory) continue;
     const int most = kMaxTileThreads / blocks_side_by_side(t.shared_bytes, device);
-    const int pairs = points / t.head / 2;  // of columns, which the head's pass takes
-    t.threads = std::max(std::min({points / 32 / 32 * 32, most, pairs}), kMinTileThreads);
+    const int columns = points / t.head;  // which the head's pass takes in pairs, or 32 a warp
+    t.threads = std::max(std::min({points / 32 / 32 * 32, most, t.parts ? columns : columns / 2}), kMinTileThreads);
     return true;
   }
   return false;
@@ -129,6 +133,8 @@ std::optional<MatrixCut> first_cut(const TreeShape& tree, const DeviceInfo& devi
     outer.levels = tree.depth - 1 - products;
     if (outer.levels < 0 || outer.levels > kMaxOuterLevels) continue;
     for (int level = 0; level < outer.levels; ++level) outer.nodes *= kNodePoints;
+    if (outer.head == kNodePoints) outer.parts = 1;
+    if (outer.head == 2 && outer.levels > 0) outer.parts = 2, outer.head *= kNodePoints, --outer.levels;
     outer.inner = static_cast<int>(tree.points / outer.nodes);
     cut.inner.level = cut.inner.factored = products == 3;
     cut.inner.nodes = cut.inner.level ? kNodePoints : 1;

@@ -67,24 +67,25 @@ static_assert(sizeof(MatrixTile) <= kTileQuads * 16);
 // Null when rows of this tree are too short or do not fit.
 std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device);
 
-// The outer part of longer rows on tensor cores: the head in registers and up to two levels of 16 below it, on some
-// neighbouring columns of a row.
+// The outer part of longer rows on tensor cores, on some neighbouring columns of a row: the head, in registers or by a
+// matrix product, and up to two levels of 16 below it.
 struct OuterTile {
   int head = 1, levels = 0;
+  int parts = 0;  // 1 or 2: the head is a level at the root, of real numbers, which makes 16 nodes of each
   int nodes = 1;  // of the inner part: head * 16^levels
   int inner = 0;  // points of one of them
   int side = 2;   // logarithm of the pieces of eight columns: 4 to 32
   int threads = 0;
   int64_t shared_bytes = 0;
-  // Shared memory in units of 16 bytes: the size of a plane, as above, then where the tables begin.
-  int plane = 0, twists = 0, dft_matrix = 0, head_roots = 0, state = 0;
+  // Shared memory in units of 16 bytes: the size of a plane, as above, and the distance of the two, then where the
+  // tables begin.
+  int plane = 0, pitch = 0, twists = 0, dft_matrix = 0, head_roots = 0, state = 0;
 
   constexpr int columns() const { return 8 << side; }
   constexpr int blocks() const { return inner / columns(); }  // of a row
 };
 
 constexpr int kOuterQuads = 5;
-static_assert(sizeof(OuterTile) <= kOuterQuads * 16);
 
 // Rows go from tensors through outer tiles to the workspace, through inner tiles in place, and back.
 struct MatrixCut {

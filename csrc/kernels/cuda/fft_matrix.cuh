@@ -55,7 +55,6 @@ MONARCH_DEVICE void with_head(int parts, F f) {
       case 2: return f(HeadShape<1, 1>());
       case 10: return f(HeadShape<5, 1>());
       case 12: return f(HeadShape<3, 2>());
-      case 16: return f(HeadShape<1, 4>());
       case 20: return f(HeadShape<5, 2>());
       case 24: return f(HeadShape<3, 3>());
       default: break;
@@ -64,12 +63,36 @@ MONARCH_DEVICE void with_head(int parts, F f) {
   __trap();
 }
 
-// The head on two neighbouring columns of a row, from float to complex numbers, or back: one after the other, each in
-// words of its own, even[word(q)] and odd[word(q)] of part q. twisted(z, q, column) is what comes between the head and
-// what is below it.
+constexpr int kPartsOfTwo = 12;  // of two columns, fit into registers
+
+// The head on two neighbouring columns of a row, from float to complex numbers, or back: words even[word(q)] and
+// odd[word(q)] of part q, which hold a column each where numbers are real, else real and imaginary parts. twisted(z, q,
+// column) is what comes between the head and what is below it.
 template <class Head, bool Inverse, class Word, class Twist>
-MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
-                                      Twist twisted) {
+MONARCH_DEVICE void transform_both(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
+                                   Twist twisted) {
+  Bin x[2][Head::kParts];
+#pragma unroll
+  for (int q = 0; q < Head::kParts; ++q) {
+    const uint32_t a = even[word(q)], b = odd[word(q)];
+    const FloatPair re = unpack(a), im = unpack(b);
+    x[0][q] = Inverse ? twisted({re.low, im.low}, q, 0) : Bin{float_of(a) * scale, 0.f};
+    x[1][q] = Inverse ? twisted({re.high, im.high}, q, 1) : Bin{float_of(b) * scale, 0.f};
+  }
+  head_tree<Head::kOdd, Head::kBits, Inverse, true>(x[0], roots);
+  head_tree<Head::kOdd, Head::kBits, Inverse, true>(x[1], roots);
+#pragma unroll
+  for (int q = 0; q < Head::kParts; ++q) {
+    const Bin y = Inverse ? x[0][q] : twisted(x[0][q], q, 0), z = Inverse ? x[1][q] : twisted(x[1][q], q, 1);
+    even[word(q)] = Inverse ? bits_of(y.re) : pack(y.re, z.re);
+    odd[word(q)] = Inverse ? bits_of(z.re) : pack(y.im, z.im);
+  }
+}
+
+// The same, one column after the other, in words of its own.
+template <class Head, bool Inverse, class Word, class Twist>
+MONARCH_DEVICE void transform_each(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
+                                   Twist twisted) {
   const auto interchange = [&] {  // between words of a column and words of real or imaginary parts
 #pragma unroll 4
     for (int q = 0; q < Head::kParts; ++q) {
@@ -97,6 +120,16 @@ MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale
     }
   }
   if (!Inverse) interchange();
+}
+
+template <class Head, bool Inverse, class Word, class Twist>
+MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
+                                      Twist twisted) {
+  if constexpr (Head::kParts <= kPartsOfTwo) {
+    transform_both<Head, Inverse>(even, odd, scale, roots, word, twisted);
+  } else {
+    transform_each<Head, Inverse>(even, odd, scale, roots, word, twisted);
+  }
 }
 
 template <bool Inverse, bool Level>
@@ -138,10 +171,18 @@ struct Columns {
     const Quad* const odd = even + kNodeQuads + 4 * ((c ^ 1) - c);  // the next node
     const int of_row = s.quads_before(row);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const Quad x = even[of_row + 8 * half * kNodeQuads], y = odd[of_row + 8 * half * kNodeQuads];
+    for (int half = 0; half < 2; ++half)
+      set_real(half, even[of_row + 8 * half * kNodeQuads], odd[of_row + 8 * half * kNodeQuads], scale);
+  }
+  // Two points of four columns, half of what a lane has of all products; im, if wanted, gets the rounding errors.
+  MONARCH_DEVICE void set_real(int half, const Quad& x, const Quad& y, float scale, bool with_rest = false) {
 #pragma unroll
-      for (int t = 0; t < 4; ++t) re[2 * t + half] = pack(float_of(x.w[t]) * scale, float_of(y.w[t]) * scale);
+    for (int t = 0; t < 4; ++t) {
+      const float a = float_of(x.w[t]) * scale, b = float_of(y.w[t]) * scale;
+      re[2 * t + half] = pack(a, b);
+      if (!with_rest) continue;
+      const FloatPair near = unpack(re[2 * t + half]);
+      im[2 * t + half] = pack(a - near.low, b - near.high);
     }
   }
 
@@ -159,13 +200,18 @@ struct Columns {
 
 struct LevelSums {
   float re[4][4] = {}, im[4][4] = {};  // [t]
+
+  MONARCH_DEVICE void turn(int t, int i, Bin by) {
+    const Bin z = mul(Bin{re[t][i], im[t][i]}, by);
+    re[t][i] = z.re, im[t][i] = z.im;
+  }
 };
 
 // The high and the low part of a level's matrix: f(real part, imaginary part).
 template <class F>
-MONARCH_DEVICE void for_parts(const StagedRows& s, const Fragment* matrix, F f) {
+MONARCH_DEVICE void for_parts(const Lane& at, const Fragment* matrix, F f) {
 #pragma unroll
-  for (int low = 0; low < 2; ++low) f(matrix[64 * low + s.at.lane], matrix[64 * low + 32 + s.at.lane]);
+  for (int low = 0; low < 2; ++low) f(matrix[64 * low + at.lane], matrix[64 * low + 32 + at.lane]);
 }
 
 // To the 16 nodes from `first` on: words(r, t, word of plane 0, word of plane 1) of columns 8 q + 2 t and the next.
@@ -260,7 +306,7 @@ MONARCH_DEVICE void level_inverse_real(RowsInUse use) {
       float x[4][4] = {};
 #pragma unroll
       for (int group = 0; group < Parts; ++group)
-        for_parts(s, s.level_matrices(group * Parts + part) + 128, [&](const Fragment& a_re, const Fragment& a_im) {
+        for_parts(s.at, s.level_matrices(group * Parts + part) + 128, [&](const Fragment& a_re, const Fragment& a_im) {
 #pragma unroll
           for (int t = 0; t < 4; ++t) {
             mma(x[t], a_re, b[group].re[2 * t], b[group].re[2 * t + 1]);
@@ -284,7 +330,7 @@ MONARCH_DEVICE void level_below_head(const StagedRows& s, F store) {
     b.load(s, row, 16 * child);
     __syncwarp();
     LevelSums x;
-    for_parts(s, s.level_matrices(child) + (Inverse ? 128 : 0), [&](const Fragment& a_re, const Fragment& a_im) {
+    for_parts(s.at, s.level_matrices(child) + (Inverse ? 128 : 0), [&](const Fragment& a_re, const Fragment& a_im) {
       const ComplexFragment a(a_re, a_im);
 #pragma unroll
       for (int t = 0; t < 4; ++t) multiply<Inverse>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);

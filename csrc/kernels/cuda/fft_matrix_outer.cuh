@@ -45,12 +45,15 @@ MONARCH_DEVICE Quad times(Quad x, uint32_t factor) {
 
 // ---- outer tiles ----------------------------------------------------------------------------------------------------
 
+// How many of the numbers of a sum there and back the products of 16, at 1/4 each way, do not account for.
+MONARCH_HD int beside_products(const OuterTile& t) { return t.parts ? t.parts : t.head; }
+
 // What all threads of a block know, at the start of shared memory.
 struct OuterState {
   OuterTile tile;
   Share share;
 };
-static_assert(sizeof(OuterState) <= (kOuterQuads + 1) * sizeof(Quad));
+static_assert(sizeof(OuterState) <= kOuterQuads * sizeof(Quad));
 
 // A tile in shared memory, with its tables. Points are in the order of the row, in two planes as in StagedRows.
 struct OuterColumns {
@@ -66,10 +69,14 @@ struct OuterColumns {
   MONARCH_DEVICE T* part(int begin) const {
     return reinterpret_cast<T*>(shared_memory<Quad>() + begin);
   }
-  MONARCH_DEVICE Quad* plane(int odd) const { return part<Quad>(kOuterQuads + odd * tile.plane); }
+  MONARCH_DEVICE Quad* plane(int odd) const { return part<Quad>(kOuterQuads + odd * tile.pitch); }
   MONARCH_DEVICE uint32_t* words(int odd) const { return reinterpret_cast<uint32_t*>(plane(odd)); }
   MONARCH_DEVICE Fragment* dft_matrix() const { return part<Fragment>(tile.dft_matrix); }
   MONARCH_DEVICE HeadRoots& head_roots() const { return *part<HeadRoots>(tile.head_roots); }
+  // In their place, of a level at the root: to group `group` of 16 nodes from part `part`, or back.
+  MONARCH_DEVICE Fragment* root_matrix(int group, int part) const {
+    return this->part<Fragment>(tile.head_roots) + (group * tile.parts + part) * 128;
+  }
   MONARCH_DEVICE uint32_t& greatest_point(int turn) const { return part<uint32_t>(tile.state)[turn]; }
   MONARCH_DEVICE uint32_t& greatest_bin(int turn) const { return part<uint32_t>(tile.state)[2 + turn]; }
 
@@ -78,9 +85,10 @@ struct OuterColumns {
     return part<Bin>(tile.twists)[(level ? tile.head * kNodePoints : 0) + node * kNodePoints + j];
   }
 
-  // Where in a plane a piece of the tile's is: such that none of the passes meets a bank twice.
-  static MONARCH_DEVICE int place(int piece) { return piece ^ (piece >> 3 & 7) ^ (piece >> 6 & 7); }
-  // Logarithm of the pieces from one point of a node of a level to the next.
+  // Where in a plane a piece of the tile's is: such that none of the passes meets a bank twice, but where a level at
+  // the root with another one below it stores.
+  static MONARCH_DEVICE int place(int piece) { return piece ^ (piece >> 3 & 7) ^ (piece >> 6 & 7) ^ piece >> 9; }
+  // Logarithm of the pieces from one point of a node of a level to the next; level -1 is the one at the root.
   MONARCH_DEVICE int stride(int level) const { return tile.side + 4 * (tile.levels - 1 - level); }
 };
 
@@ -98,6 +106,14 @@ MONARCH_DEVICE_CALL void make_outer_tables(bool inverse) {
       return scaled_root(turns, 16, kMatrixScale / 4);
     };
     make_matrix(s.at, entry, s.dft_matrix(), false);
+  }
+  for (int i = s.thread / 32; i < s.tile.parts * s.tile.parts; i += s.tile.threads / 32) {
+    const int group = i / s.tile.parts, part = i % s.tile.parts;
+    const auto entry = [&](int child, int j) {
+      return turned(node_angle(s.tile.head, 1, 16 * group + child), 16 * part + j, 1, 0.25f);
+    };
+    const auto transposed = [&](int r, int c) { return inverse ? entry(c, r) : entry(r, c); };
+    make_matrix(s.at, transposed, s.root_matrix(group, part), true);
   }
   __syncthreads();
 }
@@ -119,6 +135,113 @@ MONARCH_DEVICE_CALL void outer_head(int turn) {
     }
   });
   __syncthreads();
+}
+
+// Calls f(first piece) for this warp's groups of 32 columns of the level at the root.
+template <class F>
+MONARCH_DEVICE void for_root_columns(const OuterColumns& s, F f) {
+  for (int i = s.thread / 32; i < 1 << (s.stride(-1) - 2); i += s.tile.threads / 32) f(4 * i);
+  __syncthreads();
+}
+
+// The level at the root, of real numbers in `Parts` parts of 16 points, to as many groups of 16 nodes. Both the
+// numbers, which are products of a row and its gate, and the matrix come as halves and their rounding errors.
+template <int Parts>
+MONARCH_DEVICE void outer_root_forward(const OuterColumns& s) {
+  const int stride = s.stride(-1);
+  const float scale = scale_for(s.greatest_point(s.turn));
+  for_root_columns(s, [&](int first) {
+    // products take columns 8 q + 2 t + e to lane q, in place of 8 t + 2 q + e
+    const Quad* const plane = s.plane(s.at.g & 1);
+    const auto points = [&](int k) -> const Quad& { return plane[s.place(first + (k << stride) + (s.at.g >> 1))]; };
+    Columns b[Parts];
+#pragma unroll
+    for (int part = 0; part < Parts; ++part)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int k = 16 * part + 8 * half + 2 * s.at.q;
+        b[part].set_real(half, points(k), points(k + 1), scale, true);
+      }
+    __syncwarp();  // the columns are written where they were read
+#pragma unroll 1
+    for (int group = 0; group < Parts; ++group) {
+      LevelSums x;
+      const auto add = [&](const Fragment* matrix, const uint32_t (&of)[8]) {
+        const Fragment a_re = matrix[s.at.lane], a_im = matrix[32 + s.at.lane];
+#pragma unroll
+        for (int t = 0; t < 4; ++t) {
+          mma(x.re[t], a_re, of[2 * t], of[2 * t + 1]);
+          mma(x.im[t], a_im, of[2 * t], of[2 * t + 1]);
+        }
+      };
+#pragma unroll
+      for (int part = 0; part < Parts; ++part) {
+        const Fragment* const matrix = s.root_matrix(group, part);
+        add(matrix, b[part].re), add(matrix, b[part].im), add(matrix + 64, b[part].re);
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int node = 16 * group + s.at.g + 8 * r, place = s.place(first + (node << stride) + s.at.q);
+        if (s.tile.levels) {
+          const Bin w = s.twist(0, node, first >> s.stride(0));
+#pragma unroll
+          for (int t = 0; t < 4; ++t) x.turn(t, 2 * r, w), x.turn(t, 2 * r + 1, w);
+        }
+        Quad re, im;
+#pragma unroll
+        for (int t = 0; t < 4; ++t) {
+          re.w[t] = pack(x.re[t][2 * r], x.re[t][2 * r + 1]);
+          im.w[t] = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
+        }
+        s.plane(0)[place] = re, s.plane(1)[place] = im;
+      }
+    }
+  });
+}
+
+template <int Parts>
+MONARCH_DEVICE void outer_root_inverse(const OuterColumns& s) {
+  const int stride = s.stride(-1);
+  for_root_columns(s, [&](int first) {
+    Columns b[Parts];
+#pragma unroll
+    for (int group = 0; group < Parts; ++group)
+      b[group].load(s.plane(0), s.plane(1),
+                    s.place(first + ((16 * group + s.at.lane % 16) << stride) + s.at.lane / 16));
+    __syncwarp();
+#pragma unroll 1
+    for (int part = 0; part < Parts; ++part) {
+      float x[4][4] = {};
+#pragma unroll
+      for (int group = 0; group < Parts; ++group)
+        for_parts(s.at, s.root_matrix(group, part), [&](const Fragment& a_re, const Fragment& a_im) {
+#pragma unroll
+          for (int t = 0; t < 4; ++t) {
+            mma(x[t], a_re, b[group].re[2 * t], b[group].re[2 * t + 1]);
+            mma(x[t], a_im, b[group].im[2 * t], b[group].im[2 * t + 1]);
+          }
+        });
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int place = s.place(first + ((16 * part + s.at.g + 8 * r) << stride));
+#pragma unroll
+        for (int t = 0; t < 4; ++t) {
+          const int word = (place ^ t) * kQuadWords + s.at.q;
+          s.words(0)[word] = bits_of(x[t][2 * r]), s.words(1)[word] = bits_of(x[t][2 * r + 1]);
+        }
+      }
+    }
+  });
+}
+
+template <bool Inverse>
+MONARCH_DEVICE_CALL void outer_root(int turn) {
+  const OuterColumns s(turn);
+  if constexpr (Inverse) {
+    s.tile.parts == 1 ? outer_root_inverse<1>(s) : outer_root_inverse<2>(s);
+  } else {
+    s.tile.parts == 1 ? outer_root_forward<1>(s) : outer_root_forward<2>(s);
+  }
 }
 
 // A level of 16, in place, 32 columns of all points of a node at a time.
@@ -200,8 +323,7 @@ MONARCH_DEVICE void stage_columns(int turn, const Points& points, int block) {
 template <class Points>
 MONARCH_DEVICE void unstage_columns(int turn, const Points& points, int block) {
   const OuterColumns s(turn);
-  // products there and back at 1/4 each: all of the transform but the head
-  const float gain = static_cast<float>(s.tile.nodes / s.tile.head * s.tile.inner);
+  const float gain = static_cast<float>(s.tile.nodes / beside_products(s.tile) * s.tile.inner);
   const float back =
       gain * inverse_of_power(scale_for(s.greatest_point(turn))) * inverse_of_power(scale_for(s.greatest_bin(turn)));
   float x[8];

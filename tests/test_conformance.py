@@ -134,7 +134,15 @@ def test_products(run):
     np.testing.assert_array_equal(run("products", words)[:4], expected)
 
 
+def test_copies(run):
+    words = random_words()
+    quads, sizes = words[:4].reshape(LANES, 16 // 4).copy(), words[4] % 17
+    taken = quads.view(np.uint8) * (np.arange(16) < sizes[:, None]).astype(np.uint8)
+    expected = np.ascontiguousarray(taken).view(np.uint32)[np.arange(LANES) ^ 1].T
+    np.testing.assert_array_equal(run("copies", words)[:4], expected)
+
+
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100", "sm_120"])
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a", "sm_120"])
 def test_the_kernels_for_a_gpu_compile(arch, tmp_path):
     assert compiled(arch, tmp_path).stat().st_size > 0

@@ -151,14 +151,15 @@ TENSOR_CORE_BUDGETS = {
     "gradients": LoopBudget(
         ("staged_gradients", "LevelAtRootILi1E", "Bf16"),
         {
-            "from memory, both": ({"LDG.E.128": 4, "STS.128": 4}, 256),
+            "what comes next, both": ({"LDGSTS.E.BYPASS.128": 4}, 256),
+            "from there, both": ({"LD.E.128": 4, "STS.128": 4}, 256),
             "level, forward, both": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 0}, 256),
             "nodes, both": ({"HMMA.16816.F32": 64, "LDSM.16.MT88.4": 4}, 256),
             "level, back, both": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 256),
             "to memory, input": ({"STG.E.128": 2, "LDS.128": 2}, 256),
             "to memory, gate": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        119,
+        124,
     ),
     # of 1,048,576 points in three launches
     "outer part": LoopBudget(
@@ -196,13 +197,14 @@ TENSOR_CORE_BUDGETS = {
     "inner gradients": LoopBudget(
         ("staged_inner_gradients", "InnerLevel"),
         {
-            "from the workspace, both": ({"LDG.E.128": 2, "STS.128": 2}, 128),
+            "what comes next, both": ({"LDGSTS.E.BYPASS.128": 4}, 256),
+            "from there, both": ({"LDG.E": 1, "STS.128": 2}, 128),
             "level, forward, both": ({"HMMA.16816.F32": 32, "STS": 16}, 256),
             "nodes, both": ({"HMMA.16816.F32": 64, "LDSM.16.MT88.4": 4}, 256),
             "level, back, both": ({"HMMA.16816.F32": 32, "STS.128": 4}, 256),
             "to the workspace, both": ({"STG.E.128": 2, "LDS.128": 2}, 128),
         },
-        143,
+        148,
     ),
     "outer part, back": LoopBudget(
         ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "Lb1E"),

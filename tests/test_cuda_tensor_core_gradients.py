@@ -54,6 +54,8 @@ CUTS = SHORT_CUTS | {
     (131071, H100): (32, 0, 4096, 256),
     (1 << 21, H100): (32, 1, 4096, 32),
 }
+# Bytes of shared memory with which gradients of 4,096 points have room for so many of the tensors a row comes from.
+ROOM_FOR_4096 = {H100: 2, 140 << 10: 1, 110 << 10: 0}
 # Enough blocks for a launch to have several channels.
 WIDE = {"multiprocessors": 4}
 
@@ -122,6 +124,39 @@ def test_lengths_reach_every_cut(emulator):
     plan = emulator.module.plan(seqlen=12285, shared_memory=40000)
     assert plan["matrix_cut"]["inner"] > plan["gradient_cut"]["inner"]
     assert emulator.module.plan(seqlen=12001, shared_memory=100000)["matrix_tile"] is not None
+
+
+def test_what_comes_next_has_room(emulator):
+    """Where a block is alone on a multiprocessor of an H100: rows and gates, as long as they fit beside the rows."""
+
+    def streams(plan: str, seqlen: int, **machine) -> int:
+        return emulator.module.plan(seqlen=seqlen, rows=64, **machine)[plan]["streams"]
+
+    small = (256, 1280)  # several blocks of few threads
+    assert {n: streams("gradient_tile", n) for n in (*small, 1536, 2048, 4096, 8192, 12288, 16384, 20480)} == {
+        256: 0, 1280: 0, 1536: 2, 2048: 2, 4096: 2, 8192: 2, 12288: 2, 16384: 0, 20480: 0
+    }  # fmt: skip
+    assert {n: streams("gradient_cut", n) for n in (24576, 65536, 1 << 20)} == {24576: 2, 65536: 2, 1 << 20: 2}
+    for shared_memory, expected in ROOM_FOR_4096.items():
+        plan = emulator.module.plan(seqlen=4096, rows=64, shared_memory=shared_memory)["gradient_tile"]
+        assert (plan["streams"], plan["rows"]) == (expected, 4)
+
+
+@pytest.mark.parametrize("seqlen", [4089, 4093, 4096])
+@pytest.mark.parametrize("case", ["causal", "two-sided"])
+@over_dtypes
+def test_rows_from_wherever_they_come(emulator, seqlen, case, dtype):
+    """Copied while the rows before are worked on, or only the row but not its gate, or not at all: the same bits. Rows
+    that do not begin on a boundary of 16 bytes, and the rest of those whose length is no multiple of eight points.
+    """
+    rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen, 5)
+    grad, spectrum = random(*rows["u"].shape, dtype=dtype), make_spectrum(emulator, seqlen, taps, {})
+    copied, half, read = (
+        gradients(emulator, rows, spectrum, grad, 1, shared_memory=machine) for machine in ROOM_FOR_4096
+    )
+    for name, value in copied.items():
+        assert torch.equal(value, half[name])
+        assert torch.equal(value, read[name])
 
 
 @over_machines(*SHORT_CUTS)

@@ -47,6 +47,7 @@ def outcomes(selftest: ModuleType, kernel: str, expected) -> list[str]:
 def test_right_kernels_pass(selftest):
     assert set(outcomes(selftest, "shift", shifted)) == {"right"}
     assert set(outcomes(selftest, "sum", lambda x: x.sum(1, keepdims=True).repeat(256, 1))) == {"right"}
+    assert set(outcomes(selftest, "copy", shifted)) == {"right"}
     assert set(outcomes(selftest, "square", squared)) == {"right"}
     greatest = outcomes(selftest, "greatest", lambda x: abs(x).reshape(3, 8, 32).max(2).repeat(32, axis=1))
     assert set(greatest) == {"right"}
@@ -56,6 +57,14 @@ def test_missing_barriers_show(selftest):
     """Threads that happen to run in the lucky order hide the fault; that is why there are several schedules."""
     assert [o != "right" for o in outcomes(selftest, "missing_barrier", shifted)] == [False, True, True, True]
     assert [o != "right" for o in outcomes(selftest, "missing_second_barrier", shifted)] == [True, False, True, True]
+
+
+def test_copies_that_nobody_has_waited_for_show(selftest):
+    """In every schedule: a copy arrives as late as it may. What comes after the wait is up to barriers."""
+    for found in outcomes(selftest, "missing_wait", shifted):
+        assert re.match(r"element \d+ of 'y' was not written, or is made of such", found)
+    assert "right" not in outcomes(selftest, "missing_barrier_after_wait", shifted)
+    assert [o != "right" for o in outcomes(selftest, "copy_too_early", shifted)] == [True, False, True, True]
 
 
 def test_missing_warp_barriers_show(selftest):
@@ -83,6 +92,9 @@ def test_wrong_operands_show(selftest, kernel):
         ("changed_input", r"changed the input 'x'"),
         ("read_after_input", r"element 767 of 'y' was not written, or is made of such"),
         ("misaligned_matrix", r"misaligned row of a matrix: thread \d+ of block \d at selftest.cpp:\d+"),
+        ("copy_without_end", r"copies on their way: thread \d+ of block \d has not waited for them"),
+        ("misaligned_copy", r"bad asynchronous copy: thread 0 of block \d at selftest.cpp:\d+"),
+        ("copy_after_input", r"element \d+ of 'y' was not written, or is made of such"),
         ("half_a_warp", r"divergent warp: thread \d+ of block \d waits at selftest.cpp:\d+, others .* are elsewhere"),
         ("lanes_apart", r"divergent warp: thread \d+ of block \d waits at .*, others of its warp wait at .*:\d+"),
     ],

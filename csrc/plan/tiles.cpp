@@ -48,23 +48,31 @@ std::optional<MatrixTile> matrix_tile_of(const TreeShape& tree) {
   return t;
 }
 
-// `most` groups of `together` rows side by side, or as many as fit: false when not even one does.
-bool lay_out(MatrixTile& t, int64_t most, int together, const DeviceInfo& device) {
-  for (int64_t groups = most; groups > 0; groups /= 2) {
-    t.rows = static_cast<int>(groups * together);
-    // two planes that are read together have their pieces in different banks
-    t.plane = t.rows * t.nodes * 32 + (t.level && t.head == 1 ? 4 : 0);
-    // factors that only the making of the twiddles needs lie where the rows will be
-    t.factors = kTileQuads + (t.factored ? 2 * t.plane : 0);
-    t.node_twiddles = kTileQuads + 2 * t.plane + (t.factored ? t.nodes * 16 : 0);
-    t.inner_twiddles = t.node_twiddles + (t.factored ? 0 : t.nodes * 128);
-    t.dft_matrix = t.inner_twiddles + 128;
-    t.level_matrices = t.dft_matrix + 192;
-    t.head_roots = t.level_matrices + (t.level ? t.head * t.parts * t.parts * 256 : 0);
-    t.state = t.head_roots + kRootBins / 2;
-    t.shared_bytes = (t.state + t.rows) * int64_t{16};
-    if (t.shared_bytes <= device.shared_memory) return true;
-  }
+void lay_out(MatrixTile& t) {
+  // two planes that are read together have their pieces in different banks
+  t.plane = t.rows * t.nodes * kNodeQuads + (t.level && t.head == 1 ? 4 : 0);
+  // factors that only the making of the twiddles needs lie where the rows will be
+  t.factors = kTileQuads + (t.factored ? 2 * t.plane : 0);
+  t.node_twiddles = kTileQuads + 2 * t.plane + (t.factored ? t.nodes * 16 : 0);
+  t.inner_twiddles = t.node_twiddles + (t.factored ? 0 : t.nodes * 128);
+  t.dft_matrix = t.inner_twiddles + 128;
+  t.level_matrices = t.dft_matrix + 192;
+  t.head_roots = t.level_matrices + (t.level ? t.head * t.parts * t.parts * 256 : 0);
+  t.state = t.head_roots + kRootBins / 2;
+  t.ahead = t.state + t.rows;
+  t.shared_bytes = (t.ahead + t.streams * t.rows * t.nodes * kNodeQuads) * int64_t{16};
+}
+
+// `most` groups of `together` rows side by side, or as many as fit, with room for so many tensors of the rows that come
+// next, or as many as still fit: false when not even one group does.
+bool fit(MatrixTile& t, int64_t most, int together, int streams, const DeviceInfo& device) {
+  for (int64_t groups = most; groups > 0; groups /= 2)
+    for (int held = streams; held >= 0; --held) {
+      t.rows = static_cast<int>(groups * together);
+      t.streams = static_cast<int8_t>(held);
+      lay_out(t);
+      if (t.shared_bytes <= device.shared_memory) return true;
+    }
   return false;
 }
 
@@ -83,20 +91,20 @@ int blocks_side_by_side(int64_t shared_bytes, const DeviceInfo& device) {
 bool lay_out_spread(MatrixTile& t, int points, int64_t tasks, const DeviceInfo& device) {
   // few rows are spread over the machine rather than packed
   const int64_t enough = std::max<int64_t>(1, tasks / (4 * std::max(device.multiprocessors, 1)));
-  if (!lay_out(t, std::clamp<int64_t>(kMatrixTilePoints / points, 1, enough), 1, device)) return false;
-  const int unit = t.level ? kLevelThreads : 32;
-  set_threads(t, (t.rows * points / 32 + unit - 1) / unit * unit,
-              kMaxTileThreads / blocks_side_by_side(t.shared_bytes, device));
+  if (!fit(t, std::clamp<int64_t>(kMatrixTilePoints / points, 1, enough), 1, 0, device)) return false;
+  const int unit = t.level ? kLevelThreads : 32, side_by_side = blocks_side_by_side(t.shared_bytes, device);
+  set_threads(t, (t.rows * points / 32 + unit - 1) / unit * unit, kMaxTileThreads / side_by_side);
+  t.alone = side_by_side == 1;
   return true;
 }
 
 // Rows of a slice of the batch, each with its gradient.
 bool lay_out_pairs(MatrixTile& t, int points, int64_t slice, const DeviceInfo& device) {
-  const int64_t most = std::clamp<int64_t>(kMatrixTilePoints / points, 1, std::max<int64_t>(slice, 1));
-  if (!lay_out(t, most, 2, device)) return false;
   // a warp has a node of all rows, whose gradients it sums
   set_threads(t, t.level ? kLevelThreads : 32 * t.nodes, kMaxGradientThreads);
-  return true;
+  t.alone = t.threads >= kMaxGradientThreads / 4 * 3;  // they take the registers
+  const int64_t most = std::clamp<int64_t>(kMatrixTilePoints / points, 1, std::max<int64_t>(slice, 1));
+  return fit(t, most, 2, t.alone ? kMostStreams : 0, device);
 }
 
 bool lay_out_outer(OuterTile& t, const DeviceInfo& device) {

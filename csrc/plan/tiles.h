@@ -53,15 +53,19 @@ struct MatrixTile {
   int nodes = 1;          // of a row
   int rows = 1;           // side by side
   int threads = 0;
-  int side = 5;  // logarithm of the threads that take the same row between shared memory and tensors
+  int side = 5;        // logarithm of the threads that take the same row between shared memory and tensors
+  bool alone = false;  // no other block on the multiprocessor computes while this one waits for memory
+  int8_t streams = 0;  // tensors of each of the rows that come next for which there is room beside the rows
   int64_t shared_bytes = 0;
   // Shared memory in units of 16 bytes: the size of a plane of real or imaginary parts, two of which come after this
   // struct, then where the tables begin.
   int plane = 0, factors = 0, node_twiddles = 0, inner_twiddles = 0, dft_matrix = 0, level_matrices = 0, head_roots = 0,
-      state = 0;
+      state = 0, ahead = 0;
 };
 
-constexpr int kTileQuads = 6;
+constexpr int kTileQuads = 7;
+constexpr int kNodeQuads = 32;   // of 16 bytes: 256 halves
+constexpr int kMostStreams = 2;  // a row and its gate, or real and imaginary parts
 static_assert(sizeof(MatrixTile) <= kTileQuads * 16);
 
 // Null when rows of this tree are too short or do not fit.

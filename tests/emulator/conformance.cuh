@@ -49,4 +49,15 @@ MONARCH_DEVICE void products(const Words& w) {
   w.put(times(w[0], w[4]), times(w[1], w[4]), times(w[2], w[4]), times(w[3], w[4]));
 }
 
+// Words 0 to 3 of the input, lane after lane, of which so many bytes as word 4 says are copied, less than 17.
+MONARCH_DEVICE void copies(const Words& w) {
+  Quad* const quads = shared_memory<Quad>();
+  prefetch(w.in + 4 * w.lane);
+  copy_async(quads + w.lane, w.in + 4 * w.lane, static_cast<int>(w[4] % 17));
+  wait_for_copies();
+  __syncwarp();
+  const Quad other = quads[w.lane ^ 1];  // of a lane that has waited too
+  w.put(other.w[0], other.w[1], other.w[2], other.w[3]);
+}
+
 }  // namespace monarch::conformance

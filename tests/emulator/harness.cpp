@@ -221,12 +221,13 @@ py::dict residual_norm(Call& c) {
 py::dict describe(const MatrixTile& tile) {
   using namespace py::literals;
   return py::dict("head"_a = tile.head, "parts"_a = tile.parts, "level"_a = tile.level, "rows"_a = tile.rows,
-                  "threads"_a = tile.threads, "shared_bytes"_a = tile.shared_bytes);
+                  "threads"_a = tile.threads, "alone"_a = tile.alone, "streams"_a = tile.streams,
+                  "shared_bytes"_a = tile.shared_bytes);
 }
 py::dict describe(const MatrixCut& cut) {
   using namespace py::literals;
   return py::dict("head"_a = cut.outer.head, "levels"_a = cut.outer.levels, "inner"_a = cut.outer.inner,
-                  "columns"_a = cut.outer.columns(), "rows"_a = cut.inner.rows,
+                  "columns"_a = cut.outer.columns(), "rows"_a = cut.inner.rows, "streams"_a = cut.inner.streams,
                   "shared_bytes"_a = std::max(cut.outer.shared_bytes, cut.inner.shared_bytes));
 }
 

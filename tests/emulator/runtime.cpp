@@ -31,6 +31,7 @@ struct Thread {
   Fiber fiber;
   int index = 0;
   State state = State::exited;
+  std::vector<Copy> copies;
 };
 
 // 32 threads at a common instruction.
@@ -63,13 +64,15 @@ class Machine {
   const char* launch(const LaunchConfig& config, const std::function<void()>& body);
   void block_barrier(Site site);
   void warp_instruction(Site site, void* mine, WarpFunction execute, bool ordering);
+  void let_others_go_first();
   [[noreturn]] void fail(std::string what);
   std::byte* shared_memory() const { return shared_->data(); }
+  std::vector<Copy>& copies() { return current_->copies; }
 
  private:
   std::vector<int64_t> block_order();
   void run_block(int64_t block);
-  void make_ready(Thread& thread);
+  void make_ready(Thread& thread, bool after_others = false);
   void check_block();
 
   Order order_ = Order::forward;
@@ -134,13 +137,14 @@ std::vector<int64_t> Machine::block_order() {
   return order;
 }
 
-void Machine::make_ready(Thread& thread) {
+void Machine::make_ready(Thread& thread, bool after_others) {
+  constexpr uint64_t kAfterOthers = uint64_t{1} << 63;
   const auto index = static_cast<uint64_t>(thread.index);
+  const uint64_t turn = order_ == Order::random    ? random_() >> 1
+                        : order_ == Order::reverse ? config_.threads - index
+                                                   : index;
   thread.state = State::ready;
-  ready_.emplace(order_ == Order::random    ? random_()
-                 : order_ == Order::reverse ? config_.threads - index
-                                            : index,
-                 thread.index);
+  ready_.emplace(turn + (after_others ? kAfterOthers : 0), thread.index);
 }
 
 void Machine::run_block(int64_t block) {
@@ -150,9 +154,12 @@ void Machine::run_block(int64_t block) {
   ready_ = {};
   for (Warp& warp : warps_) warp.arrived = 0;
   for (int64_t i = 0; i < config_.threads; ++i) {
+    threads_[i]->copies.clear();
     threads_[i]->fiber.start([] {
       acquire(block_start);
       (*machine.body_)();
+      if (!machine.copies().empty())
+        machine.fail("copies on their way: " + thread_name(machine.current_->index) + " has not waited for them");
       release(block_end);
       machine.current_->state = State::exited;
     });
@@ -226,6 +233,11 @@ void Machine::warp_instruction(Site site, void* mine, WarpFunction execute, bool
   if (ordering) acquire(order);
 }
 
+void Machine::let_others_go_first() {
+  make_ready(*current_, true);
+  current_->fiber.suspend();
+}
+
 void Machine::fail(std::string what) {
   error_ = std::move(what);
   while (true) current_->fiber.suspend();  // never resumed
@@ -241,6 +253,8 @@ void block_barrier(Site site) { machine.block_barrier(site); }
 void warp_instruction(Site site, void* mine, WarpFunction execute, bool ordering) {
   machine.warp_instruction(site, mine, execute, ordering);
 }
+void let_others_go_first() { machine.let_others_go_first(); }
+std::vector<Copy>& copies_on_their_way() { return machine.copies(); }
 void fail(const char* what, Site site) {
   machine.fail(std::string(what) + ": " + thread_name(static_cast<int>(threadIdx.x)) + " at " + name_of(site));
 }

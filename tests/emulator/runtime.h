@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace emulator {
 
@@ -42,6 +43,16 @@ void block_barrier(Site site);
 constexpr int kWarp = 32;
 using WarpFunction = void (*)(void* const (&lanes)[kWarp]);
 void warp_instruction(Site site, void* mine, WarpFunction execute, bool ordering = false);
+
+// Copies that the thread has begun and not waited for; there must be none when it exits.
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+};
+std::vector<Copy>& copies_on_their_way();
+// Lets all others go on first that can.
+void let_others_go_first();
 
 // Ends the launch with an error that names the running thread.
 [[noreturn]] void fail(const char* what, Site site);

@@ -14,6 +14,8 @@ namespace {
 using emulator::Call;
 namespace py = pybind11;
 
+constexpr int kQuadFloats = sizeof(Quad) / sizeof(float);
+
 struct RowsArgs {
   int64_t rows;
   const float* x;
@@ -125,6 +127,75 @@ MONARCH_KERNEL void changed_input(RowsArgs a) {
 MONARCH_KERNEL void read_after_input(RowsArgs a) {
   const Row row(a);
   row.y[row.tid] = row.x[row.tid] + 0.5f * row.x[row.tid + 1];
+}
+
+// ---- asynchronous copies --------------------------------------------------------------------------------------------
+
+// A row into shared memory, by a quarter of the threads.
+void copy_into(const Row& row) {
+  const int quads = static_cast<int>(blockDim.x) / kQuadFloats;
+  if (row.tid < quads)
+    copy_async(reinterpret_cast<Quad*>(row.shared) + row.tid, row.x + kQuadFloats * row.tid, sizeof(Quad));
+}
+
+// As shift.
+MONARCH_KERNEL void copy(RowsArgs a) {
+  const Row row(a);
+  copy_into(row);
+  wait_for_copies();
+  __syncthreads();
+  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+}
+
+MONARCH_KERNEL void missing_wait(RowsArgs a) {
+  const Row row(a);
+  copy_into(row);
+  __syncthreads();
+  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  wait_for_copies();
+}
+
+MONARCH_KERNEL void missing_barrier_after_wait(RowsArgs a) {
+  const Row row(a);
+  copy_into(row);
+  wait_for_copies();
+  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+}
+
+// The second copy begins while slow threads still read the first one.
+MONARCH_KERNEL void copy_too_early(RowsArgs a) {
+  const Row row(a);
+  copy_into(row);
+  wait_for_copies();
+  __syncthreads();
+  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  copy_into(row);
+  wait_for_copies();
+}
+
+MONARCH_KERNEL void copy_without_end(RowsArgs a) {
+  const Row row(a);
+  row.y[row.tid] = row.x[row.tid];
+  copy_into(row);
+}
+
+MONARCH_KERNEL void misaligned_copy(RowsArgs a) {
+  const Row row(a);
+  if (row.tid == 0) copy_async(reinterpret_cast<Quad*>(row.shared), row.x + 1, sizeof(Quad));
+}
+
+MONARCH_KERNEL void copy_after_input(RowsArgs a) {
+  const Row row(a);
+  if (row.tid == 0) copy_async(reinterpret_cast<Quad*>(row.shared), row.x + blockDim.x, sizeof(Quad));
+  wait_for_copies();
+  __syncthreads();
+  row.y[row.tid] = row.x[row.tid] + 0.5f * row.shared[row.tid % kQuadFloats];
+}
+
+MONARCH_KERNEL void prefetch_after_input(RowsArgs a) {
+  const Row row(a);
+  prefetch(row.x + blockDim.x);
+  row.y[row.tid] = row.x[row.tid];
 }
 
 // ---- a warp's instructions ------------------------------------------------------------------------------------------
@@ -255,6 +326,14 @@ struct {
     {"unwritten_output", &unwritten_output},
     {"changed_input", &changed_input},
     {"read_after_input", &read_after_input},
+    {"copy", &copy},
+    {"missing_wait", &missing_wait},
+    {"missing_barrier_after_wait", &missing_barrier_after_wait},
+    {"copy_too_early", &copy_too_early},
+    {"copy_without_end", &copy_without_end},
+    {"misaligned_copy", &misaligned_copy},
+    {"copy_after_input", &copy_after_input},
+    {"prefetch_after_input", &prefetch_after_input},
     {"square", &square},
     {"missing_warp_barrier", &missing_warp_barrier},
     {"missing_second_warp_barrier", &missing_second_warp_barrier},
@@ -269,6 +348,7 @@ struct {
     {"matrices", &conform<conformance::matrices>},
     {"words", &conform<conformance::words>},
     {"products", &conform<conformance::products>},
+    {"copies", &conform<conformance::copies>},
 };
 
 template <size_t I>

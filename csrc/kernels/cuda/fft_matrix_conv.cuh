@@ -136,6 +136,13 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
       };
     };
     stage(use, rows_of(source));
+    if (block.tile.alone) {
+      prefetch_rows(use, rows_of(sink));
+      const int next = first + block.tile.rows, rest = grid.rows() - next;
+      if (i + 1 < block.share.end)
+        prefetch_rows({rest < block.tile.rows ? rest : block.tile.rows},
+                      [&](const StagedRows&, int row) { return grid.at(source, next + row); });
+    }
     Passes::forward(use);
     Passes::multiply(use, spectra);
     Passes::inverse(use);
@@ -222,6 +229,19 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
                      StagedTransform transform) {
   const BlockState& block = transform.begin(int64_t{grid.channels} * slices);
   transform.at_nodes(0);
+  const int most = block.tile.rows / 2;
+  const auto rows_of = [&](const auto& place, int task, int b, int before) {
+    return [&, task, b, before](const StagedRows&, int row) { return place.at(b + row - before, task / slices); };
+  };
+  const auto fetch_from = [&](int task, int b) {  // of the batch, or what comes next
+    Share slice(grid.batch, task % slices, slices);
+    if (b >= slice.end) slice = Share(grid.batch, ++task % slices, slices), b = slice.begin;
+    if (task >= block.share.end) return;
+    const int n = slice.end - b < most ? slice.end - b : most;
+    fetch({n}, rows_of(rows.grad, task, b, 0));
+    fetch({2 * n}, rows_of(rows.input, task, b, n), n);
+  };
+  fetch_from(block.share.begin - 1, grid.batch);
   int turn = 0;
   for (int task = block.share.begin; task < block.share.end; ++task) {
     const int channel = task / slices;
@@ -229,19 +249,18 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
     find_filters<false>({block.tile.rows}, spectra, [channel](int) { return channel; });
     int b = slice.begin;
     do {  // for an empty batch too, whose sum is zero
-      const int most = block.tile.rows / 2, n = slice.end - b < most ? slice.end - b : most;
+      const int n = slice.end - b < most ? slice.end - b : most;
       const RowsInUse use{2 * n, turn ^= 1}, gradients{n, turn};
-      const auto rows_of = [&](const auto& place, int before) {
-        return [&, before](const StagedRows&, int row) { return place.at(b + row - before, channel); };
-      };
-      stage(gradients, rows_of(rows.grad, 0));
-      stage(use, rows_of(rows.input, n), n);
+      wait_for_all_copies();
+      stage<true>(gradients, rows_of(rows.grad, task, b, 0));
+      stage<true>(use, rows_of(rows.input, task, b, n), n);
+      fetch_from(task, b + n);
       Passes::forward(use);
       Bin* const total = totals ? totals + int64_t{task} * StagedRows(use).points() : nullptr;
       Passes::gradients(use, spectra, total, b > slice.begin, rows.post_wanted);
       if (rows.post_wanted || rows.input_wanted) Passes::inverse(rows.post_wanted ? use : gradients);
-      if (rows.input_wanted) unstage(gradients, rows_of(rows.to_input, 0));
-      if (rows.post_wanted) unstage(use, rows_of(rows.to_post, n), n);
+      if (rows.input_wanted) unstage(gradients, rows_of(rows.to_input, task, b, 0));
+      if (rows.post_wanted) unstage(use, rows_of(rows.to_post, task, b, n), n);
       b += n;
     } while (b < slice.end);
   }
@@ -265,6 +284,18 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
     staged_inner_gradients(HalfRows halves, RowGrid grid, const Bin* spectra, SpectrumSums sums, int back,
                            StagedTransform transform) {
   const BlockState& block = transform.begin(int64_t{halves.nodes} * grid.channels);
+  const int most = block.tile.rows / 2;
+  const auto row_of = [&](int task, int b, int n) {
+    const int first = task % grid.channels * grid.batch + b, inputs = first + grid.rows() - n;
+    return [=](int row) { return row + (row < n ? first : inputs); };
+  };
+  const auto fetch_from = [&](int task, int b) {  // of the batch, or what comes next
+    if (b >= grid.batch) ++task, b = 0;
+    if (task >= block.share.end) return;
+    const int n = grid.batch - b < most ? grid.batch - b : most;
+    fetch_halves({2 * n}, halves, task / grid.channels, row_of(task, b, n));
+  };
+  fetch_from(block.share.begin - 1, grid.batch);
   int turn = 0;
   for (int task = block.share.begin; task < block.share.end; ++task) {
     const int node = task / grid.channels, channel = task % grid.channels;
@@ -272,15 +303,15 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
     find_filters<true>({block.tile.rows}, spectra, [channel](int) { return channel; });
     int b = 0;
     do {  // for an empty batch too, whose sum is zero
-      const int most = block.tile.rows / 2, n = grid.batch - b < most ? grid.batch - b : most;
+      const int n = grid.batch - b < most ? grid.batch - b : most;
       const RowsInUse use{2 * n, turn ^= 1}, wanted{back * n, turn};
-      const int first = channel * grid.batch + b, inputs = first + grid.rows() - n;
-      const auto row_of = [=](int row) { return row + (row < n ? first : inputs); };
-      stage_halves(use, halves, node, row_of);
+      wait_for_all_copies();
+      stage_halves<true>(use, halves, node, row_of(task, b, n));
+      fetch_from(task, b + n);
       Passes::forward(use);
       Passes::gradients(use, spectra, sums.of(channel), sums.add || b > 0, back == 2);
       Passes::inverse(wanted);
-      unstage_halves(wanted, halves, node, row_of);
+      unstage_halves(wanted, halves, node, row_of(task, b, n));
       b += n;
     } while (b < grid.batch);
   }

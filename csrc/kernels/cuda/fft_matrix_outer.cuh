@@ -369,6 +369,18 @@ MONARCH_DEVICE_CALL void take_columns(int turn, HalfRows rows, int row, int bloc
 // To and from inner node `node` of the rows from `first` on; row_of(row) is where in the workspace a row of the block's
 // is.
 template <class RowOf>
+MONARCH_DEVICE void fetch_halves(RowsInUse use, const HalfRows& rows, int node, RowOf row_of) {
+  const StagedRows s(use);
+  for_own_rows(s, 0, [&](int row, int first, int step) {
+    const int pieces = s.points() / 8;
+    for (int part = 0; s.tile.streams == kMostStreams && part < kMostStreams; ++part)
+      copy_pieces(s.ahead(row, part), rows.plane(row_of(row), part) + node * pieces, pieces * int{sizeof(Quad)}, first,
+                  step);
+  });
+}
+
+// `Fetched`: by fetch_halves().
+template <bool Fetched = false, class RowOf>
 MONARCH_DEVICE void stage_halves(RowsInUse use, const HalfRows& rows, int node, RowOf row_of) {
   const StagedRows s(use);
   if (s.thread < s.tile.rows) s.greatest_point(s.thread, s.turn ^ 1) = 0;
@@ -378,8 +390,11 @@ MONARCH_DEVICE void stage_halves(RowsInUse use, const HalfRows& rows, int node, 
   });
   for_rows(s, 0, [&](int row, int first, int step) {
     const uint32_t* const greatest = rows.greatest_points(row_of(row));
-    const Quad* const re = rows.plane(row_of(row), 0) + node * (s.points() / 8);
-    const Quad* const im = rows.plane(row_of(row), 1) + node * (s.points() / 8);
+    const auto plane = [&](int part) -> const Quad* {
+      if (Fetched && s.tile.streams == kMostStreams) return s.ahead(row, part);
+      return rows.plane(row_of(row), part) + node * (s.points() / 8);
+    };
+    const Quad *const re = plane(0), *const im = plane(1);
     for (int piece = first; piece < s.points() / 8; piece += step) {
       const uint32_t factor = rescaling(greatest[piece >> rows.side], s.greatest_point(row, s.turn));
       const int place = s.place(row, piece);

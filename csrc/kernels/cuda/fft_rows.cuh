@@ -99,6 +99,18 @@ struct GatedSource {
 #pragma unroll
       for (int i = 0; i < 8; ++i) v[i] *= factors[i];
     }
+    // Calls f(first element, how many) for what is read of each tensor.
+    template <class F>
+    MONARCH_DEVICE void streams(F f) const {
+      f(x, valid);
+      if (gate) f(gate, valid);
+    }
+    // The same row where its tensors are at f(first element) now, called in the same order.
+    template <class F>
+    MONARCH_DEVICE Row moved(F f) const {
+      const Io* const to = f(x);
+      return {to, gate ? f(gate) : nullptr, valid};
+    }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
     return {row_of<Io>(x, b, h), row_of<Io>(gate, b, h), valid_length(lengths, b, seqlen)};
@@ -131,6 +143,10 @@ struct GatedSink {
         for (int i = 0; i < 8; ++i) v[i] *= factors[i];
       }
       store_eight(y + t, v);
+    }
+    template <class F>
+    MONARCH_DEVICE void streams(F f) const {
+      if (gate) f(gate, valid);
     }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
@@ -176,6 +192,8 @@ struct HeldRows {
     }
     MONARCH_DEVICE int eights() const { return in_eights(seqlen, y); }
     MONARCH_DEVICE void write(int t, float (&v)[8]) const { store_eight(y + t, v); }
+    template <class F>
+    MONARCH_DEVICE void streams(F) const {}
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
     return {data ? data + (b * channels + h) * seqlen : nullptr, static_cast<int>(seqlen)};
@@ -248,6 +266,10 @@ struct MixerSource {
 #pragma unroll
       for (int i = 0; i < 8; ++i) product[i] *= factors[i];
     }
+    template <class F>
+    MONARCH_DEVICE void streams(F f) const {
+      f(x1.x, valid), f(v.x, valid);
+    }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
     return {{a, b, first + h}, {a, b, 2 * total + first + h}, valid_length(a.lengths, b, a.seqlen)};
@@ -277,6 +299,11 @@ struct MixerSink {
 #pragma unroll
       for (int i = 0; i < 8; ++i) v[i] = v[i] * factors[i] + added[i];
       store_eight(y + t, v);
+    }
+    template <class F>
+    MONARCH_DEVICE void streams(F f) const {
+      f(x2.x, valid);
+      if (residual) f(residual, valid);
     }
   };
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {

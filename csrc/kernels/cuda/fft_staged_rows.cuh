@@ -9,7 +9,7 @@ namespace monarch {
 
 // The numbers of a DFT matrix are multiplied by this, which makes all of them nearly halves, and the twiddles divided.
 constexpr float kMatrixScale = 1.8603515625f;
-constexpr int kQuadWords = 4, kNodeQuads = 32;  // of one plane
+constexpr int kQuadWords = 4;
 
 // Position of a thread in its warp, as ptx.cuh has it.
 struct Lane {
@@ -80,6 +80,14 @@ struct StagedRows {
   MONARCH_DEVICE uint32_t& greatest_point(int row, int turn) const { return state()[turn * tile.rows + row]; }
   MONARCH_DEVICE uint32_t& greatest_bin(int row) const { return state()[2 * tile.rows + row]; }
   MONARCH_DEVICE uint32_t& channel(int row) const { return state()[3 * tile.rows + row]; }
+  // Where a tensor of a row that comes next is, or will be.
+  MONARCH_DEVICE Quad* ahead(int row, int stream) const {
+    return part<Quad>(tile.ahead) + (stream * tile.rows + row) * tile.nodes * kNodeQuads;
+  }
+  // Whether there is room, and it comes in pieces of 16 bytes.
+  MONARCH_DEVICE bool is_copied(int stream, const void* from) const {
+    return stream < tile.streams && reinterpret_cast<uintptr_t>(from) % sizeof(Quad) == 0;
+  }
   MONARCH_DEVICE int points() const { return tile.nodes * 256; }
   MONARCH_DEVICE const BlockState& block() const { return *shared_memory<BlockState>(); }
   MONARCH_DEVICE int quads_before(int row) const { return row * tile.nodes * kNodeQuads; }
@@ -224,11 +232,16 @@ MONARCH_DEVICE_CALL void make_common_tables() {
 // Calls f(row, first, step) for the rows of a thread, from row `begin` on, of which it takes the pieces first, first +
 // step, ... of eight points. Whole warps take the same row.
 template <class F>
-MONARCH_DEVICE void for_rows(const StagedRows& s, int begin, F f) {
+MONARCH_DEVICE void for_own_rows(const StagedRows& s, int begin, F f) {
   const int step = 1 << s.tile.side, abreast = s.tile.threads >> s.tile.side;
   int row = s.thread >> s.tile.side;
   if (row < abreast)
     for (row += begin; row < s.rows; row += abreast) f(row, s.thread & (step - 1), step);
+}
+// Then waits for all.
+template <class F>
+MONARCH_DEVICE void for_rows(const StagedRows& s, int begin, F f) {
+  for_own_rows(s, begin, f);
   __syncthreads();
 }
 
@@ -273,13 +286,69 @@ MONARCH_DEVICE int for_eights(const StagedRows& s, int row, const Points& points
   return left;
 }
 
-// source(s, row) gives a row of fft_rows.cuh, for rows from `begin` on.
+// Until what all threads have asked for is there.
+MONARCH_DEVICE void wait_for_all_copies() {
+  wait_for_copies();
+  __syncthreads();
+}
+
+// Asks for a thread's pieces of so many bytes, to shared memory.
+MONARCH_DEVICE void copy_pieces(Quad* to, const void* from, int bytes, int first, int step) {
+  const Quad* const pieces = static_cast<const Quad*>(from);
+  const int whole = bytes / int{sizeof(Quad)}, rest = bytes % int{sizeof(Quad)};
+#pragma unroll 4
+  for (int i = first; i < whole; i += step) copy_async(to + i, pieces + i, sizeof(Quad));
+  if (rest && first == 0) copy_async(to + whole, pieces + whole, rest);
+}
+
+// Asks for a thread's cache lines of `count` elements.
+template <class T>
+MONARCH_DEVICE void prefetch_lines(const T* from, int count, int first, int step) {
+  constexpr int kLine = 128 / sizeof(T);
+  for (int i = first * kLine; i < count; i += step * kLine) prefetch(from + i);
+}
+
+// To the L2 cache; rows as in stage().
+template <class Place>
+MONARCH_DEVICE void prefetch_rows(RowsInUse use, Place place) {
+  const StagedRows s(use);
+  for_own_rows(s, 0, [&](int row, int first, int step) {
+    place(s, row).streams([&](const auto* from, int count) { prefetch_lines(from, count, first, step); });
+  });
+}
+
+// To where stage<true>() looks for them, once all threads have waited for their copies, or to the L2 cache what there
+// is no room for. Nobody may still read the rows before.
 template <class Source>
+MONARCH_DEVICE void fetch(RowsInUse use, Source source, int begin = 0) {
+  const StagedRows s(use);
+  for_own_rows(s, begin, [&](int row, int first, int step) {
+    int stream = 0;
+    source(s, row).streams([&]<class Io>(const Io* from, int count) {
+      Quad* const to = s.ahead(row, stream);
+      if (s.is_copied(stream++, from)) {
+        copy_pieces(to, from, count * int{sizeof(Io)}, first, step);
+      } else {
+        prefetch_lines(from, count, first, step);
+      }
+    });
+  });
+}
+
+// source(s, row) gives a row of fft_rows.cuh, for rows from `begin` on. `Fetched`: by fetch().
+template <bool Fetched = false, class Source>
 MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
   const StagedRows s(use);
   if (s.thread < s.tile.rows) s.greatest_point(s.thread, s.turn ^ 1) = 0;  // those before are no longer needed
   for_rows(s, begin, [&](int row, int first, int step) {
-    const auto points = source(s, row);
+    auto points = source(s, row);
+    if constexpr (Fetched) {
+      int stream = 0;
+      points = points.moved([&]<class Io>(const Io* from) {
+        const Io* const copy = reinterpret_cast<const Io*>(s.ahead(row, stream));
+        return s.is_copied(stream++, from) ? copy : from;
+      });
+    }
     float greatest = 0;
     const auto put = [&](int place, const float (&x)[8]) {
       greatest = greatest_of(x, greatest);

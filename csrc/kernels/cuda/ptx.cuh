@@ -104,6 +104,25 @@ inline void load_matrices(const Quad* row, uint32_t (&b)[4], const char* file = 
 
 #endif
 
+// What is on its way while a thread goes on: sixteen bytes from device memory to shared memory, of which the first
+// `bytes` are copied and the others are zero, and which nobody may look at before the same thread has waited for its
+// copies; or a cache line, to the L2 cache.
+#if defined(__CUDACC__)
+MONARCH_DEVICE void copy_async(Quad* to, const void* from, int bytes) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" : : "r"(address), "l"(from), "r"(bytes) : "memory");
+}
+MONARCH_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
+MONARCH_DEVICE void prefetch(const void* line) { asm volatile("prefetch.global.L2 [%0];" : : "l"(line)); }
+#else
+inline void copy_async(Quad* to, const void* from, int bytes, const char* file = __builtin_FILE(),
+                       int line = __builtin_LINE()) {
+  emulator::copy_async(to, from, bytes, {file, line});
+}
+inline void wait_for_copies() { emulator::wait_for_copies(); }
+inline void prefetch(const void* line) { emulator::prefetch(line); }
+#endif
+
 // The greatest of the warp's values.
 #if defined(__CUDACC__)
 MONARCH_DEVICE uint32_t warp_max(uint32_t value) { return __reduce_max_sync(0xFFFFFFFF, value); }

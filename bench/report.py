@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from measure import DEVICES
+from probes import rates
 from record import BENCH, Record, new_path
 from tables import write_tables
 
@@ -94,6 +95,8 @@ def report(minutes: float, select: str | None, processes: int, options: list[str
         if not run_checks(record, deadline):
             print("a check failed: nothing is measured")
             return 1
+        if DEVICES[-1] == "cuda" and "probes" not in record.content:
+            record.update(probes=rates())
         left = (deadline - time.monotonic()) / 60
         return measure(left, select or DEVICES[-1], path, processes, options)
     finally:

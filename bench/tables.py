@@ -153,13 +153,19 @@ def _ceilings(run: dict[str, Any]) -> str:
     return f"Ceilings in the newest run ({run['threads']} threads, torch {run['torch']}): {'; '.join(parts)}.\n"
 
 
+def _probes(run: dict[str, Any]) -> str:
+    found = [f"{name} {rate if isinstance(rate, str) else format(rate / 1e9, ',.0f')}" for name, rate in
+             run.get("probes", {}).items()]  # fmt: skip
+    return f"\nProbes (bench/probes.py), 10⁹ per second: {', '.join(found)}.\n" if found else ""
+
+
 def _checks(run: dict[str, Any]) -> str:
     return "".join(f"\n* {c['name']}: {c['summary'].strip('= ')}" for c in run.get("checks", []))
 
 
 def _section(folder: Path, rows: list[Row]) -> str:
     newest = max((row.run for row in rows), key=lambda run: run["time"])
-    text = f"\n## {folder.name}\n\n{_ceilings(newest)}{_checks(newest)}\n\n"
+    text = f"\n## {folder.name}\n\n{_ceilings(newest)}{_probes(newest)}{_checks(newest)}\n\n"
     if draw(rows, DOCS / f"{folder.name}.png"):
         text += f"![Times faster than the baselines, by length]({folder.name}.png)\n\n"
     plain = [row for row in rows if row.run["malloc"] == "default"]

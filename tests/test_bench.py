@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-MODULES = ("measure", "ceilings", "record", "tables", "report")
+MODULES = ("measure", "ceilings", "probes", "record", "tables", "report")
 
 
 @pytest.fixture
@@ -101,6 +102,40 @@ def test_ceilings_of_a_cpu(bench: dict[str, ModuleType], monkeypatch: pytest.Mon
     assert ceilings._fma() is None
     monkeypatch.setattr(ceilings.shutil, "which", lambda _: "/bin/false")
     assert ceilings._fma() is None
+
+
+def test_probes_of_a_gpu(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They compile for every architecture; each runs on a GPU, or says why not."""
+    probes = bench["probes"]
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed")
+    monkeypatch.setattr(probes, "LIBRARY", probes.build(tmp_path / "probes.so"))
+    found = probes.rates()
+    assert list(found) == list(probes.PROBES)
+    if torch.cuda.is_available():
+        assert min(rate for rate in found.values() if isinstance(rate, float)) > 1e10
+        assert all(isinstance(found[name], float) for name in ("mma", "pack", "l2"))
+    else:
+        assert all(
+            re.match(rf"probe '{name}': CUDA driver|probe '{name}': no CUDA", why) for name, why in found.items()
+        )
+    with pytest.raises(RuntimeError, match="probe 'nothing'"):
+        probes.rate(probes.LIBRARY, "nothing")
+
+
+def test_probes_without_a_compiler(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch) -> None:
+    """What was built elsewhere is used; if nothing was, the record says so."""
+    probes = bench["probes"]
+    monkeypatch.setattr(probes.shutil, "which", lambda _: None)
+    monkeypatch.delenv("CUDACXX", raising=False)
+    missing = tmp_path / "probes.so"
+    with pytest.raises(FileNotFoundError, match=r"nvcc is not here, and .* has not been built elsewhere"):
+        probes.build(missing)
+    missing.touch()
+    assert probes.build(missing) == missing
+    text = bench["tables"]._probes({"probes": {"mma": 4e14, "cluster of 2": "operation not supported"}})
+    assert text == "\nProbes (bench/probes.py), 10⁹ per second: mma 400,000, cluster of 2 operation not supported.\n"
+    assert bench["tables"]._probes({}) == ""
 
 
 def test_the_hash_of_sources_is_the_device_s_own(bench, tmp_path, monkeypatch) -> None:

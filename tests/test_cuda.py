@@ -77,7 +77,7 @@ def test_gradient(case: Case, dtype: torch.dtype, device: torch.device) -> None:
 
 
 # One length for every kind of tile, then for the cuts in three launches.
-LENGTHS = (250, 500, 1000, 3000, 4096, 5000, 8192, 12000, 16384, 30000, 32768, 65536, 200000, 1 << 20, 1 << 22)
+LENGTHS = (250, 500, 1000, 3000, 4096, 5000, 8192, 12000, 16384, 30000, 32768, 65536, 1 << 17, 200000, 1 << 20, 1 << 22)
 
 
 @over_dtypes
@@ -97,7 +97,7 @@ def test_enough_rows_for_the_whole_machine(seqlen: int, dtype: torch.dtype, devi
 
 
 @over_dtypes
-@pytest.mark.parametrize("seqlen", [4096, 12000, 20481, 32768, 65536, 200000, 1 << 20, 1 << 21])
+@pytest.mark.parametrize("seqlen", [4096, 12000, 20481, 32768, 65536, 1 << 17, 200000, 1 << 20, 1 << 21])
 def test_gradients_of_enough_rows_for_the_whole_machine(seqlen: int, dtype: torch.dtype, device: torch.device) -> None:
     channels = max(2, min(300, (1 << 20) // seqlen))
     rows = {name: torch.randn(3, channels, seqlen).to(dtype) for name in ("u", "pre_gate", "post_gate")}

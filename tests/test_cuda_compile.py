@@ -204,7 +204,7 @@ TENSOR_CORE_BUDGETS = {
             "level, back, both": ({"HMMA.16816.F32": 32, "STS.128": 4}, 256),
             "to the workspace, both": ({"STG.E.128": 2, "LDS.128": 2}, 128),
         },
-        148,
+        149,
     ),
     "outer part, back": LoopBudget(
         ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "Lb1E"),

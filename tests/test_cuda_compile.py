@@ -148,6 +148,20 @@ TENSOR_CORE_BUDGETS = {
         },
         52,
     ),
+    # of 32,768 points
+    "convolution below a head": LoopBudget(
+        ("LevelBelowHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
+        {
+            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
+            "head of 8": ({"LDS": 17, "STS": 16}, 512),
+            "level, forward": ({"HMMA.16816.F32": 32, "STS": 16}, 512),
+            "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
+            "level, back": ({"HMMA.16816.F32": 32, "STS.128": 4}, 512),
+            "head of 8, back": ({"LDS": 16, "STS": 16, "HMMA.16816.F32": 0}, 512),
+            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
+        },
+        101,
+    ),
     "gradients": LoopBudget(
         ("staged_gradients", "LevelAtRootILi1E", "Bf16"),
         {

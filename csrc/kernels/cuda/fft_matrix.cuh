@@ -135,13 +135,16 @@ MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale
 template <bool Inverse, bool Level>
 MONARCH_DEVICE_CALL void staged_head(RowsInUse use) {
   const StagedRows s(use);
-  constexpr int kBelow = Level ? 16 : 1, kPairs = kBelow * 128;
+  constexpr int kBelow = Level ? 16 : 1, kPairs = kBelow * 128, kPartWords = kBelow * kNodeQuads * kQuadWords;
   with_head<Level>(s.tile.head, [&]<class Head>(Head) {
-    for (int i = s.thread; i < s.rows * kPairs; i += s.tile.threads) {
+    for (uint32_t i = s.thread, end = s.rows * kPairs; i < end; i += s.tile.threads) {
       const int row = i / kPairs, first = i % kPairs / 128, pair = i % 128;
+      const int word = s.word(row, first, pair);
       transform_columns<Head, Inverse>(
           s.words(0), s.words(1), scale_for(s.greatest_point(row, s.turn)), s.head_roots(),
-          [&](int q) { return s.word(row, first + q * kBelow, pair); },
+          [&](int q) {  // nodes 16 apart have their pieces in the same places
+            return Level ? word + q * kPartWords : s.word(row, first + q * kBelow, pair);
+          },
           [&](Bin z, int q, int c) {  // to the nodes' own transforms, if they come next
             if constexpr (Level) return z;
             return twiddle<Inverse>(z, reinterpret_cast<const Bin*>(s.node_twiddles() + s.twiddle_index(q, pair))[c]);

@@ -217,6 +217,17 @@ MONARCH_DEVICE void for_parts(const Lane& at, const Fragment* matrix, F f) {
   for (int low = 0; low < 2; ++low) f(matrix[64 * low + at.lane], matrix[64 * low + 32 + at.lane]);
 }
 
+// x += the real parts of conj(A) B, of a level's matrix A.
+MONARCH_DEVICE void add_real_parts(float (&x)[4][4], const Lane& at, const Fragment* matrix, const Columns& b) {
+  for_parts(at, matrix, [&](const Fragment& a_re, const Fragment& a_im) {
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      mma(x[t], a_re, b.re[2 * t], b.re[2 * t + 1]);
+      mma(x[t], a_im, b.im[2 * t], b.im[2 * t + 1]);
+    }
+  });
+}
+
 // To the 16 nodes from `first` on: words(r, t, word of plane 0, word of plane 1) of columns 8 q + 2 t and the next.
 template <class F>
 MONARCH_DEVICE void store_columns(const StagedRows& s, int row, int first, F words) {
@@ -309,13 +320,7 @@ MONARCH_DEVICE void level_inverse_real(RowsInUse use) {
       float x[4][4] = {};
 #pragma unroll
       for (int group = 0; group < Parts; ++group)
-        for_parts(s.at, s.level_matrices(group * Parts + part) + 128, [&](const Fragment& a_re, const Fragment& a_im) {
-#pragma unroll
-          for (int t = 0; t < 4; ++t) {
-            mma(x[t], a_re, b[group].re[2 * t], b[group].re[2 * t + 1]);
-            mma(x[t], a_im, b[group].im[2 * t], b[group].im[2 * t + 1]);
-          }
-        });
+        add_real_parts(x, s.at, s.level_matrices(group * Parts + part) + 128, b[group]);
       store_columns(s, row, 16 * part, [&](int r, int t, uint32_t& even, uint32_t& odd) {
         even = bits_of(x[t][2 * r]), odd = bits_of(x[t][2 * r + 1]);
       });

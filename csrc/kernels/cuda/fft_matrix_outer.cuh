@@ -213,14 +213,7 @@ MONARCH_DEVICE void outer_root_inverse(const OuterColumns& s) {
     for (int part = 0; part < Parts; ++part) {
       float x[4][4] = {};
 #pragma unroll
-      for (int group = 0; group < Parts; ++group)
-        for_parts(s.at, s.root_matrix(group, part), [&](const Fragment& a_re, const Fragment& a_im) {
-#pragma unroll
-          for (int t = 0; t < 4; ++t) {
-            mma(x[t], a_re, b[group].re[2 * t], b[group].re[2 * t + 1]);
-            mma(x[t], a_im, b[group].im[2 * t], b[group].im[2 * t + 1]);
-          }
-        });
+      for (int group = 0; group < Parts; ++group) add_real_parts(x, s.at, s.root_matrix(group, part), b[group]);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int place = s.place(first + ((16 * part + s.at.g + 8 * r) << stride));

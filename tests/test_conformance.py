@@ -136,7 +136,7 @@ def test_products(run):
 
 def test_copies(run):
     words = random_words()
-    quads, sizes = words[:4].reshape(LANES, 16 // 4).copy(), words[4] % 17
+    quads, sizes = words[:4].reshape(LANES, 4).copy(), words[4] % 17
     taken = quads.view(np.uint8) * (np.arange(16) < sizes[:, None]).astype(np.uint8)
     expected = np.ascontiguousarray(taken).view(np.uint32)[np.arange(LANES) ^ 1].T
     np.testing.assert_array_equal(run("copies", words)[:4], expected)

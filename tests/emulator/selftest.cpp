@@ -33,6 +33,9 @@ struct Row {
         y(a.y + blockIdx.x * blockDim.x),
         tid(threadIdx.x),
         shared(shared_memory<float>()) {}
+
+  // y[t] = shared[t-1], y[0] = shared[0]
+  void put_shifted() const { y[tid] = shared[tid ? tid - 1 : 0]; }
 };
 
 // y[t] = x[t-1], y[0] = x[0], through shared memory: right.
@@ -40,7 +43,7 @@ MONARCH_KERNEL void shift(RowsArgs a) {
   const Row row(a);
   row.shared[row.tid] = row.x[row.tid];
   __syncthreads();
-  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  row.put_shifted();
 }
 
 MONARCH_KERNEL void sum(RowsArgs a) {
@@ -51,7 +54,7 @@ MONARCH_KERNEL void sum(RowsArgs a) {
 MONARCH_KERNEL void missing_barrier(RowsArgs a) {
   const Row row(a);
   row.shared[row.tid] = row.x[row.tid];
-  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  row.put_shifted();
 }
 
 // The second round overwrites what slow threads have not read in the first.
@@ -59,7 +62,7 @@ MONARCH_KERNEL void missing_second_barrier(RowsArgs a) {
   const Row row(a);
   row.shared[row.tid] = row.x[row.tid];
   __syncthreads();
-  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  row.put_shifted();
   row.shared[row.tid] = 0.f;
   __syncthreads();
   row.y[row.tid] += row.shared[row.tid];
@@ -144,14 +147,14 @@ MONARCH_KERNEL void copy(RowsArgs a) {
   copy_into(row);
   wait_for_copies();
   __syncthreads();
-  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  row.put_shifted();
 }
 
 MONARCH_KERNEL void missing_wait(RowsArgs a) {
   const Row row(a);
   copy_into(row);
   __syncthreads();
-  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  row.put_shifted();
   wait_for_copies();
 }
 
@@ -159,7 +162,7 @@ MONARCH_KERNEL void missing_barrier_after_wait(RowsArgs a) {
   const Row row(a);
   copy_into(row);
   wait_for_copies();
-  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  row.put_shifted();
 }
 
 // The second copy begins while slow threads still read the first one.
@@ -168,7 +171,7 @@ MONARCH_KERNEL void copy_too_early(RowsArgs a) {
   copy_into(row);
   wait_for_copies();
   __syncthreads();
-  row.y[row.tid] = row.shared[row.tid ? row.tid - 1 : 0];
+  row.put_shifted();
   copy_into(row);
   wait_for_copies();
 }

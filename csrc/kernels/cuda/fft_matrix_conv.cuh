@@ -236,7 +236,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
   const auto fetch_from = [&](int task, int b) {  // of the batch, or what comes next
     Share slice(grid.batch, task % slices, slices);
     if (b >= slice.end) slice = Share(grid.batch, ++task % slices, slices), b = slice.begin;
-    if (task >= block.share.end) return;
+    if (!block.tile.alone || task >= block.share.end) return;
     const int n = slice.end - b < most ? slice.end - b : most;
     fetch({n}, rows_of(rows.grad, task, b, 0));
     fetch({2 * n}, rows_of(rows.input, task, b, n), n);
@@ -251,7 +251,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
     do {  // for an empty batch too, whose sum is zero
       const int n = slice.end - b < most ? slice.end - b : most;
       const RowsInUse use{2 * n, turn ^= 1}, gradients{n, turn};
-      wait_for_all_copies();
+      if (block.tile.alone) wait_for_all_copies();
       stage<true>(gradients, rows_of(rows.grad, task, b, 0));
       stage<true>(use, rows_of(rows.input, task, b, n), n);
       fetch_from(task, b + n);
@@ -291,7 +291,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
   };
   const auto fetch_from = [&](int task, int b) {  // of the batch, or what comes next
     if (b >= grid.batch) ++task, b = 0;
-    if (task >= block.share.end) return;
+    if (!block.tile.alone || task >= block.share.end) return;
     const int n = grid.batch - b < most ? grid.batch - b : most;
     fetch_halves({2 * n}, halves, task / grid.channels, row_of(task, b, n));
   };
@@ -305,7 +305,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
     do {  // for an empty batch too, whose sum is zero
       const int n = grid.batch - b < most ? grid.batch - b : most;
       const RowsInUse use{2 * n, turn ^= 1}, wanted{back * n, turn};
-      wait_for_all_copies();
+      if (block.tile.alone) wait_for_all_copies();
       stage_halves<true>(use, halves, node, row_of(task, b, n));
       fetch_from(task, b + n);
       Passes::forward(use);

@@ -149,19 +149,28 @@ TENSOR_CORE_BUDGETS = {
         },
         52,
     ),
-    # of 32,768 points
-    "convolution below a head": LoopBudget(
-        ("LevelBelowHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
+    # whose nodes take one row each, so that nothing is left out of their loop
+    "convolution of 16,384 points": LoopBudget(
+        ("LevelAndHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
         {
             "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
-            "head of 8": ({"LDS": 17, "STS": 16}, 512),
-            "level, forward": ({"HMMA.16816.F32": 32, "STS": 16}, 512),
+            "level and head of 4": ({"HMMA.16816.F32": 32, "STS.64": 16}, 1024),
             "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
-            "level, back": ({"HMMA.16816.F32": 32, "STS.128": 4}, 512),
-            "head of 8, back": ({"LDS": 16, "STS": 16, "HMMA.16816.F32": 0}, 512),
+            "level and head of 4, back": ({"LDSM.16.MT88.4": 8, "LDS.128": 16}, 1024),
             "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        103,
+        79,
+    ),
+    "convolution of 32,768 points": LoopBudget(
+        ("LevelAndHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
+        {
+            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
+            "level and head of 8": ({"HMMA.16816.F32": 32, "STS": 32, "LDSM.16.MT88.4": 0}, 1024),
+            "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
+            "level and head of 8, back": ({"LDSM.16.MT88.4": 8, "LDS.128": 32}, 1024),
+            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
+        },
+        86,
     ),
     "gradients": LoopBudget(
         ("staged_gradients", "LevelAtRootILi1E", "Bf16"),
@@ -174,29 +183,39 @@ TENSOR_CORE_BUDGETS = {
             "to memory, input": ({"STG.E.128": 2, "LDS.128": 2}, 256),
             "to memory, gate": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        124,
+        122,
     ),
     # of 1,048,576 points in three launches
     "outer part": LoopBudget(
-        ("staged_outer_forward", "GatedSourceINS_4Bf16E", "Lb1E"),
+        ("staged_outer_forward", "GatedSourceINS_4Bf16E", "OuterRootILb0E"),
         {
             "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
-            "level at the root": ({"HMMA.16816.F32": 24}, 512),
-            "level": ({"HMMA.16816.F32": 16}, 512),
+            "level at the root": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 0}, 512),
+            "level": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 512),
             "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
         },
-        43,
+        40,
     ),
     # of 524,288 points
+    "outer part with a head": LoopBudget(
+        ("staged_outer_forward", "GatedSourceINS_4Bf16E", "OuterRootAndHeadILb0E"),
+        {
+            "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
+            "level and head of 8": ({"HMMA.16816.F32": 32, "STS": 32, "LDS.64": 0}, 1024),
+            "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
+        },
+        29,
+    ),
+    # where no level can come before the head, as if that were of 8
     "outer part below a head": LoopBudget(
-        ("staged_outer_forward", "GatedSourceINS_4Bf16E", "Lb0E"),
+        ("staged_outer_forward", "GatedSourceINS_4Bf16E", "OuterHeadE"),
         {
             "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
             "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
             "level": ({"HMMA.16816.F32": 16}, 512),
             "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
         },
-        50,
+        51,
     ),
     "inner nodes": LoopBudget(
         ("staged_inner_nodes", "InnerLevel"),
@@ -207,7 +226,7 @@ TENSOR_CORE_BUDGETS = {
             "level, back": ({"HMMA.16816.F32": 32, "STS.128": 4}, 512),
             "to the workspace": ({"STG.E.128": 2, "LDS.128": 2}, 256),
         },
-        69,
+        62,
     ),
     "inner gradients": LoopBudget(
         ("staged_inner_gradients", "InnerLevel"),
@@ -219,10 +238,10 @@ TENSOR_CORE_BUDGETS = {
             "level, back, both": ({"HMMA.16816.F32": 32, "STS.128": 4}, 256),
             "to the workspace, both": ({"STG.E.128": 2, "LDS.128": 2}, 128),
         },
-        149,
+        137,
     ),
     "outer part, back": LoopBudget(
-        ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "Lb1E"),
+        ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "OuterRootILb0E"),
         {
             "from the workspace": ({"HMUL2": 8, "STS.128": 2}, 256),
             "level": ({"HMMA.16816.F32": 16, "LDS.64": 2}, 512),
@@ -231,15 +250,24 @@ TENSOR_CORE_BUDGETS = {
         },
         36,
     ),
+    "outer part with a head, back": LoopBudget(
+        ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "OuterRootAndHeadILb0E"),
+        {
+            "from the workspace": ({"HMUL2": 8, "STS.128": 2}, 256),
+            "level and head of 8": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 8}, 1024),
+            "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
+        },
+        31,
+    ),
     "outer part below a head, back": LoopBudget(
-        ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "Lb0E"),
+        ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "OuterHeadE"),
         {
             "from the workspace": ({"HMUL2": 8, "STS.128": 2}, 256),
             "level": ({"HMMA.16816.F32": 16}, 512),
             "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
             "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
         },
-        47,
+        48,
     ),
 }
 WARP = 32

@@ -31,6 +31,7 @@ from emulator.tensor_cores import (
     limit_for,
     over_dtypes,
     over_machines,
+    roundings,
 )
 from tolerance import relative_error
 from torch import Tensor
@@ -46,12 +47,14 @@ SHORT_CUTS = {
 }
 CUTS = SHORT_CUTS | {
     (4093, 12000): (16, 0, 256, 128),
-    (12285, 40000): (3, 1, 256, 128),  # on the way there, nodes are larger
+    (12285, 40000): (48, 0, 256, 128),  # on the way there, nodes are larger
+    (16381, 44000): (64, 0, 256, 128),
     (12001, 90000): (3, 0, 4096, 256),  # on the way there, a row fits into a block
     (24573, H100): (6, 0, 4096, 256),
     (32765, H100): (8, 0, 4096, 256),
     (65536, H100): (16, 0, 4096, 256),
     (131071, H100): (32, 0, 4096, 256),
+    (300000, H100): (80, 0, 4096, 128),
     (1 << 21, H100): (32, 1, 4096, 32),
 }
 # Bytes of shared memory with which gradients of 4,096 points have room for so many of the tensors a row comes from.
@@ -60,8 +63,8 @@ ROOM_FOR_4096 = {H100: 2, 140 << 10: 1, 110 << 10: 0}
 WIDE = {"multiprocessors": 4}
 
 
-def levels_of(seqlen: int, machine: dict) -> int:
-    return CUTS[seqlen, machine["shared_memory"]][1] if "shared_memory" in machine else 0
+def roundings_of(seqlen: int, machine: dict) -> int:
+    return roundings(CUTS[seqlen, machine["shared_memory"]]) if "shared_memory" in machine else 0
 
 
 def gradients(emulator: Emulator, rows: dict, spectrum: Tensor, grad: Tensor, slices: int = 1, **machine) -> dict:
@@ -93,7 +96,7 @@ def check_gradients(emulator: Emulator, rows: dict, taps: dict, slices: int = 1,
         scale = (rows["u"].double().square().sum((0, 2)) * grad.double().square().sum((0, 2)) / seqlen).sqrt()
         assert ((got.pop("grad_skip") - exact.pop("grad_skip")).abs() < 1.5e-3 * scale / BATCH**0.5).all()
     for name, value in got.items():
-        check(value, exact[name], HALF_OF_IT, levels_of(seqlen, machine))
+        check(value, exact[name], HALF_OF_IT, roundings_of(seqlen, machine))
 
 
 def check_case(emulator: Emulator, seqlen: int, case: str, dtype: torch.dtype, slices: int = 1, **machine) -> None:
@@ -310,9 +313,9 @@ def test_scales_of_gradients(emulator, seqlen, machine, size_of_u, size_of_grad)
     got = gradients(emulator, {"u": u}, make_spectrum(emulator, seqlen, taps, {}), grad, **machine)
     got |= to_taps(emulator, got["spectrum_grad"], seqlen, taps)
     exact = reference_gradients({"u": u.double()}, double(taps), grad.double(), "fft")
-    levels = levels_of(seqlen, machine)
-    check(got["grad_u"], exact["grad_u"], HALF_OF_IT, levels)
-    check(got["grad_k"], exact["grad_k"], HALF_OF_IT, levels)
+    more = roundings_of(seqlen, machine)
+    check(got["grad_u"], exact["grad_u"], HALF_OF_IT, more)
+    check(got["grad_k"], exact["grad_k"], HALF_OF_IT, more)
 
 
 @over_machines((8189, 24000), (12285, 60000))
@@ -326,7 +329,7 @@ def test_gradients_of_rows_that_rise_and_fall(emulator, seqlen, machine, size_of
     u, grad = ((random(1, len(taps["k"]), seqlen) * by).bfloat16() for by in (rise, rise.flip(0)))
     got = gradients(emulator, {"u": u}, make_spectrum(emulator, seqlen, taps, {}), grad, **machine)
     exact = reference_gradients({"u": u.double()}, double(taps), grad.double(), "fft")
-    check(got["grad_u"], exact["grad_u"], HALF_OF_IT, levels_of(seqlen, machine))
+    check(got["grad_u"], exact["grad_u"], HALF_OF_IT, roundings_of(seqlen, machine))
 
 
 @over_machines(253, 4096, (1000, 10000))

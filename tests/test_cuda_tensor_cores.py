@@ -13,13 +13,14 @@ from emulator.tensor_cores import (
     DTYPES,
     H100,
     HALF_OF_IT,
+    LEVEL_AND_HEAD,
     LEVEL_AT_ROOT,
-    LEVEL_BELOW_HEAD,
     NODES_BELOW_HEAD,
     TILES,
     check,
     over_dtypes,
     over_machines,
+    roundings,
 )
 from torch import Tensor
 
@@ -45,10 +46,15 @@ LONG_CUTS = {
     (40000, 163 << 10): (10, 0, 4096, 256),
     (65536, H100): (16, 0, 4096, 256),
     (131072, H100): (32, 0, 4096, 256),
-    (300000, H100): (5, 1, 4096, 128),
+    (150000, H100): (48, 0, 4096, 128),
+    (262144, H100): (64, 0, 4096, 128),
+    (300000, H100): (80, 0, 4096, 128),
+    (390000, H100): (96, 0, 4096, 128),
+    (524285, H100): (128, 0, 4096, 128),
+    (600000, H100): (10, 1, 4096, 64),
     (1 << 20, H100): (16, 1, 4096, 64),
     (1 << 21, H100): (32, 1, 4096, 32),
-    (1 << 22, 163 << 10): (4, 2, 4096, 32),
+    (1 << 22, 163 << 10): (64, 1, 4096, 32),
 }
 CUTS = SMALL_CUTS | LONG_CUTS
 
@@ -115,7 +121,7 @@ def test_conv(emulator, seqlen, case, dtype):
         check(got, reference_conv(rows, taps), factor)
 
 
-@pytest.mark.parametrize("seqlen", LEVEL_BELOW_HEAD)
+@pytest.mark.parametrize("seqlen", LEVEL_AND_HEAD)
 @over_dtypes
 def test_conv_of_long_rows(emulator, seqlen, dtype):
     rows, taps = make_rows("two-sided", seqlen, dtype), make_taps("two-sided", seqlen, 5)
@@ -127,11 +133,11 @@ def test_conv_of_long_rows(emulator, seqlen, dtype):
 @pytest.mark.parametrize("case", CASES)
 @over_dtypes
 def test_conv_in_three_launches(emulator, seqlen, machine, case, dtype):
-    levels = CUTS[seqlen, machine["shared_memory"]][1]
+    more = roundings(CUTS[seqlen, machine["shared_memory"]])
     for decay, factor in ((5, HALF_OF_IT if case == "circular" else 1), (0, HALF_OF_IT)):
         rows, taps = make_rows(case, seqlen, dtype), make_taps(case, seqlen, decay)
         got = conv(emulator, rows, make_spectrum(emulator, seqlen, taps, {}), **machine)
-        check(got, reference_conv(rows, taps), factor, levels)
+        check(got, reference_conv(rows, taps), factor, more)
 
 
 @over_machines(*LONG_CUTS)
@@ -140,7 +146,7 @@ def test_conv_of_the_longest_rows(emulator, seqlen, machine):
     rows = {name: random(batch, channels, seqlen, dtype=torch.float16) for name in ("u", "pre_gate", "post_gate")}
     taps = {"k": random(channels, seqlen) * torch.exp(-5 * torch.arange(seqlen) / seqlen)}
     got = conv(emulator, rows, make_spectrum(emulator, seqlen, taps, {}), **machine)
-    check(got, reference_conv(rows, taps), 1, CUTS[seqlen, machine["shared_memory"]][1])
+    check(got, reference_conv(rows, taps), 1, roundings(CUTS[seqlen, machine["shared_memory"]]))
 
 
 @over_machines((4093, 12000), (8189, 24000), (12285, 40000))
@@ -150,7 +156,7 @@ def test_chunks_of_rows(emulator, seqlen, machine, l2_bytes):
     u, taps = random(7, 3, seqlen, dtype=torch.float16), make_taps("causal", seqlen, 5)
     spectrum = make_spectrum(emulator, seqlen, taps, {})
     together = conv(emulator, {"u": u}, spectrum, **machine)
-    check(together, reference_conv({"u": u}, taps), 1, CUTS[seqlen, machine["shared_memory"]][1])
+    check(together, reference_conv({"u": u}, taps), 1, roundings(CUTS[seqlen, machine["shared_memory"]]))
     assert torch.equal(conv(emulator, {"u": u}, spectrum, **machine, l2_bytes=l2_bytes), together)
     assert torch.equal(conv(emulator, {"u": u[5:6]}, spectrum, **machine), together[5:6])
 
@@ -165,7 +171,7 @@ def test_rows_that_rise_and_fall(emulator, seqlen, machine, decades):
         rise[1:] = 1e-30
     rows = {"u": (random(2, len(taps["k"]), seqlen) * rise).bfloat16()}
     got = conv(emulator, rows, make_spectrum(emulator, seqlen, taps, {}), **machine)
-    check(got, reference_conv(rows, taps), HALF_OF_IT, CUTS[seqlen, machine["shared_memory"]][1])
+    check(got, reference_conv(rows, taps), HALF_OF_IT, roundings(CUTS[seqlen, machine["shared_memory"]]))
 
 
 @over_machines(700, (700, 9000))
@@ -265,10 +271,10 @@ def test_mixer(emulator, seqlen, machine, dtype, bias, residual, with_lengths):
     exact = reference.m2_mixer(**double(case), **wide, method="fft")
     spectra = [None if taps is None else make_spectrum(emulator, seqlen, taps, {}) for taps in filters.values()]
     filters = dict(zip(("spectrum", "residual_spectrum"), spectra, strict=True))
-    levels = CUTS[seqlen, machine["shared_memory"]][1] if machine else 0
+    more = roundings(CUTS[seqlen, machine["shared_memory"]]) if machine else 0
     for l2_bytes in (50 << 20, 200_000):
         got = emulator("mixer", ["y"], dtype, **case, **filters, tensor_cores=True, l2_bytes=l2_bytes, **machine)
-        check(got["y"], exact, 1, levels)
+        check(got["y"], exact, 1, more)
 
 
 @over_machines(500, (500, 9000))

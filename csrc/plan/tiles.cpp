@@ -15,6 +15,7 @@ constexpr int kLevelThreads = 256;  // eight warps share the columns of a level
 constexpr int kOuterTilePoints = 16384;
 constexpr int kWidestSide = 5, kNarrowestSide = 2;  // a warp takes 32 columns of a level
 constexpr int kMaxOuterLevels = 2;
+constexpr int kMostRadix = 8, kMostRadixAboveLevel = 6;  // of a head on the sums of a level
 constexpr int64_t kBinBytes = 8;
 constexpr int64_t kReserved = 1024;  // bytes of shared memory that CUDA takes for each block
 
@@ -44,22 +45,24 @@ std::optional<MatrixTile> matrix_tile_of(const TreeShape& tree) {
   t.level = products == 3;
   (t.level && root == 2 ? t.parts : t.head) = root == kNodePoints ? 1 : root;
   t.factored = t.level && t.head * t.parts > 1;
+  t.numbered = t.level && t.head > 1;
+  t.reciprocal = 65536 / t.head + 1;
   t.nodes = t.head * t.parts * (t.level ? kNodePoints : 1);
   return t;
 }
 
 void lay_out(MatrixTile& t) {
   // two planes that are read together have their pieces in different banks
-  t.plane = t.rows * t.nodes * kNodeQuads + (t.level && t.head == 1 ? 4 : 0);
+  t.plane = t.rows * t.nodes * kNodeQuads + (t.level ? 4 : 0);
   // factors that only the making of the twiddles needs lie where the rows will be
   t.factors = kTileQuads + (t.factored ? 2 * t.plane : 0);
   t.node_twiddles = kTileQuads + 2 * t.plane + (t.factored ? t.nodes * 16 : 0);
-  t.inner_twiddles = t.node_twiddles + (t.factored ? 0 : t.nodes * 128);
+  t.inner_twiddles = t.node_twiddles + (t.numbered ? t.head - 1 : t.factored ? 0 : t.nodes) * 128;
   t.dft_matrix = t.inner_twiddles + 128;
   t.level_matrices = t.dft_matrix + 192;
   t.head_roots = t.level_matrices + (t.level ? t.head * t.parts * t.parts * 256 : 0);
   t.state = t.head_roots + kRootBins / 2;
-  t.ahead = t.state + t.rows;
+  t.ahead = t.state + t.rows + (t.numbered ? t.nodes / 4 : 0);
   t.shared_bytes = (t.ahead + t.streams * t.rows * t.nodes * kNodeQuads) * int64_t{16};
 }
 
@@ -111,24 +114,36 @@ bool lay_out_outer(OuterTile& t, const DeviceInfo& device) {
   int tables = 0;  // of twiddles, as bins
   for (int level = 0, nodes = t.head; level < t.levels; ++level, nodes *= kNodePoints) tables += nodes * kNodePoints;
   for (t.side = kWidestSide; t.side >= kNarrowestSide; --t.side) {
+    if (t.radix && t.side != side_below_head(t.levels)) continue;
     const int points = t.nodes * t.columns();
     if (points > kOuterTilePoints && t.side > kNarrowestSide) continue;
     t.plane = points / 8;
     // two planes that are read together have their pieces in different banks
     const int stride = t.side + 4 * t.levels;  // as OuterColumns has it
-    t.pitch = t.plane + (t.parts ? 1 << stride % 3 : 0);
+    t.pitch = t.plane + (t.parts || t.radix ? 1 << stride % 3 : 0);
+    t.folded = t.radix ? (8 << stride) - 1 : ~0;  // whole multiples of eight nodes are a constant apart
     t.twists = kOuterQuads + t.pitch + t.plane;
     t.dft_matrix = t.twists + tables / 2;
     t.head_roots = t.dft_matrix + (t.levels ? 64 : 0);
-    t.state = t.head_roots + (t.parts ? t.parts * t.parts * 128 : kRootBins / 2);
-    t.shared_bytes = (t.state + 1) * int64_t{16};
+    t.state = t.head_roots + (t.radix ? t.radix * 128 : t.parts ? t.parts * t.parts * 128 : kRootBins / 2);
+    t.in_tree = t.state + 1;
+    t.shared_bytes = (t.in_tree + (t.radix ? t.head / 4 : 0)) * int64_t{16};
     if (t.shared_bytes > device.shared_memory) continue;
     const int most = kMaxTileThreads / blocks_side_by_side(t.shared_bytes, device);
-    const int columns = points / t.head;  // which the head's pass takes in pairs, or 32 a warp
-    t.threads = std::max(std::min({points / 32 / 32 * 32, most, t.parts ? columns : columns / 2}), kMinTileThreads);
+    const int columns = points / t.head;  // which the head's pass takes in pairs, or 32 a warp, or as few as it likes
+    const int useful = t.radix ? most : t.parts ? columns : columns / 2;
+    t.threads = std::max(std::min({points / 32 / 32 * 32, most, useful}), kMinTileThreads);
     return true;
   }
   return false;
+}
+
+// With a level at the root where that is better: it takes a head of two with it, or comes before one of up to eight.
+void begin_with_level(OuterTile& t) {
+  if (t.head == kNodePoints) t.parts = 1;
+  if (t.levels == 0 || t.head > (t.levels == 1 ? kMostRadix : kMostRadixAboveLevel)) return;
+  (t.head == 2 ? t.parts : t.radix) = t.head;
+  t.head *= kNodePoints, --t.levels;
 }
 
 // The first cut whose outer tile fits, and whose inner one does once it is laid out.
@@ -141,12 +156,14 @@ std::optional<MatrixCut> first_cut(const TreeShape& tree, const DeviceInfo& devi
     outer.levels = tree.depth - 1 - products;
     if (outer.levels < 0 || outer.levels > kMaxOuterLevels) continue;
     for (int level = 0; level < outer.levels; ++level) outer.nodes *= kNodePoints;
-    if (outer.head == kNodePoints) outer.parts = 1;
-    if (outer.head == 2 && outer.levels > 0) outer.parts = 2, outer.head *= kNodePoints, --outer.levels;
     outer.inner = static_cast<int>(tree.points / outer.nodes);
     cut.inner.level = cut.inner.factored = products == 3;
     cut.inner.nodes = cut.inner.level ? kNodePoints : 1;
-    if (lay_out_outer(outer, device) && lay_out_inner(cut.inner, outer)) return cut;
+    const OuterTile plain = outer;
+    begin_with_level(outer);
+    bool fits = lay_out_outer(outer, device);
+    if (!fits && outer.radix) outer = plain, fits = lay_out_outer(outer, device);
+    if (fits && lay_out_inner(cut.inner, outer)) return cut;
   }
   return std::nullopt;
 }

@@ -42,13 +42,14 @@ struct TilePlan {
 // too small for any cut.
 TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const DeviceInfo& device);
 
-// Tensor cores: rows that fit into a block as 16-bit complex numbers. A row is split into `head` nodes in registers,
-// and where `level`, each of these into 16 by a matrix product; the nodes below have 256 points, two more products. A
-// level that begins at the root, of real numbers, takes a head of two with it: 32 nodes out of two parts.
+// Tensor cores: rows that fit into a block as 16-bit complex numbers. Where `level`, a row is split by 16 by a matrix
+// product of real numbers, which takes a head of two with it: 32 nodes out of two parts; then by `head` in registers.
+// The nodes below have 256 points, two more products. An inner node is a row of complex numbers, and has no head.
 struct MatrixTile {
   int head = 1;   // 1: no split in registers
   int parts = 1;  // 2: the level makes 32 nodes
   bool level = false;
+  bool numbered = false;  // nodes are in the row's order rather than in the tree's, whose head comes before the level
   bool factored = false;  // twiddles of the nodes' points: not all of them, as for a long row, but factors
   int nodes = 1;          // of a row
   int rows = 1;           // side by side
@@ -56,6 +57,7 @@ struct MatrixTile {
   int side = 5;        // logarithm of the threads that take the same row between shared memory and tensors
   bool alone = false;  // no other block on the multiprocessor computes while this one waits for memory
   int8_t streams = 0;  // tensors of each of the rows that come next for which there is room beside the rows
+  int reciprocal = 0;  // of the head, times 65,536
   int64_t shared_bytes = 0;
   // Shared memory in units of 16 bytes: the size of a plane of real or imaginary parts, two of which come after this
   // struct, then where the tables begin.
@@ -65,17 +67,19 @@ struct MatrixTile {
 
 constexpr int kTileQuads = 7;
 constexpr int kNodeQuads = 32;   // of 16 bytes: 256 halves
+constexpr int kNodeStride = 5;   // logarithm of these
 constexpr int kMostStreams = 2;  // a row and its gate, or real and imaginary parts
 static_assert(sizeof(MatrixTile) <= kTileQuads * 16);
 
 // Null when rows of this tree are too short or do not fit.
 std::optional<MatrixTile> plan_matrix_tile(const TreeShape& tree, int64_t rows, const DeviceInfo& device);
 
-// The outer part of longer rows on tensor cores, on some neighbouring columns of a row: the head, in registers or by a
+// The outer part of longer rows on tensor cores, on some neighbouring columns of a row: a head, in registers or by a
 // matrix product, and up to two levels of 16 below it.
 struct OuterTile {
   int head = 1, levels = 0;
   int parts = 0;  // 1 or 2: the head is a level at the root, of real numbers, which makes 16 nodes of each
+  int radix = 0;  // not 0: the head is such a level and the tree's head, whose nodes are in the row's order
   int nodes = 1;  // of the inner part: head * 16^levels
   int inner = 0;  // points of one of them
   int side = 2;   // logarithm of the pieces of eight columns: 4 to 32
@@ -83,13 +87,16 @@ struct OuterTile {
   int64_t shared_bytes = 0;
   // Shared memory in units of 16 bytes: the size of a plane, as above, and the distance of the two, then where the
   // tables begin.
-  int plane = 0, pitch = 0, twists = 0, dft_matrix = 0, head_roots = 0, state = 0;
+  int plane = 0, pitch = 0, twists = 0, dft_matrix = 0, head_roots = 0, state = 0, in_tree = 0;
+  int folded = 0;  // the bits of a piece's number that say in which banks it is
 
   constexpr int columns() const { return 8 << side; }
   constexpr int blocks() const { return inner / columns(); }  // of a row
 };
 
-constexpr int kOuterQuads = 5;
+constexpr int kOuterQuads = 6;
+// Where a level and a head come before so many levels, tiles have but one width.
+constexpr int side_below_head(int levels) { return levels ? 2 : 4; }
 
 // Rows go from tensors through outer tiles to the workspace, through inner tiles in place, and back.
 struct MatrixCut {

@@ -41,7 +41,7 @@ class StagedTransforms {
     if (rows == 0) return nullptr;
     if (!whole_) return conv_in_three(source, sink, grid, spectra, workspace);
     const auto tile = plan_matrix_tile(tree_, rows, *exec_.device);
-    return with_passes(*tile, [&](auto passes) {
+    return with_passes<Source>(*tile, source.are_precise(), [&](auto passes) {
       return launch_resident(&conv_staged_rows<decltype(passes), Source, Sink>, pieces(rows, tile->rows), tile->threads,
                              tile->shared_bytes, exec_, source, sink, grid, spectra, transform(*tile));
     });
@@ -53,7 +53,8 @@ class StagedTransforms {
     if (tasks == 0) return nullptr;
     const auto tile = plan_gradient_tile(tree_, pieces(grid.batch, slices), *exec_.device);
     if (!tile) return "rows of this length do not fit into a block with their gradients";
-    return with_passes(*tile, [&](auto passes) {
+    const bool precise = rows.input.are_precise() || rows.grad.are_precise();
+    return with_passes<GatedSource<Io>>(*tile, precise, [&](auto passes) {
       return launch_resident(&staged_gradients<decltype(passes), Io>, tasks, tile->threads, tile->shared_bytes, exec_,
                              rows, grid, slices, spectra, totals, transform(*tile));
     });
@@ -94,13 +95,15 @@ class StagedTransforms {
   }
   template <class Source>
   const char* outer_forward(const OuterTile& tile, RowGrid grid, const Source& source, const HalfRows& halves) const {
-    const auto kernel = tile.parts ? &staged_outer_forward<Source, true> : &staged_outer_forward<Source, false>;
-    return run_outer(kernel, tile, grid, source, halves);
+    return with_top<Source::kMayBePrecise>(tile, source.are_precise(), [&](auto top) {
+      return run_outer(&staged_outer_forward<Source, decltype(top)>, tile, grid, source, halves);
+    });
   }
   template <class Sink>
   const char* outer_inverse(const OuterTile& tile, RowGrid grid, const Sink& sink, const HalfRows& halves) const {
-    const auto kernel = tile.parts ? &staged_outer_inverse<Sink, true> : &staged_outer_inverse<Sink, false>;
-    return run_outer(kernel, tile, grid, sink, halves);
+    return with_top<false>(tile, false, [&](auto top) {
+      return run_outer(&staged_outer_inverse<Sink, decltype(top)>, tile, grid, sink, halves);
+    });
   }
   // `tasks`: of each inner node.
   template <class Kernel, class... Args>

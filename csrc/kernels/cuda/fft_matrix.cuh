@@ -1,6 +1,6 @@
 // The right-angle transform on tensor cores: rows lie in shared memory as 16-bit complex numbers, and two or three of
-// its passes are products with 16 x 16 DFT matrices (plan/tiles.h: MatrixTile). Here: products, heads and levels; the
-// nodes of 256 points below them are in fft_matrix_nodes.cuh.
+// its passes are products with 16 x 16 DFT matrices (plan/tiles.h: MatrixTile). Here: products and levels; heads are in
+// fft_matrix_head.cuh, the nodes of 256 points below them in fft_matrix_nodes.cuh.
 //
 // Halves have 11 bits and little range, so every row is scaled by a power of two to at most 1, and every filter; each
 // product is scaled by 1/4, which keeps the energy; sums and twiddles are float. The numbers of a DFT matrix are
@@ -30,128 +30,6 @@ MONARCH_DEVICE void multiply(float (&re)[4], float (&im)[4], const ComplexFragme
   mma(im, a.re, b_im[0], b_im[1]);
   mma(re, Conjugate ? a.im : a.minus_im, b_im[0], b_im[1]);
   mma(im, Conjugate ? a.minus_im : a.im, b_re[0], b_re[1]);
-}
-
-// The head of a tree, of Odd << Bits children.
-template <int Odd_, int Bits_>
-struct HeadShape {
-  static constexpr int kOdd = Odd_, kBits = Bits_, kParts = Odd_ << Bits_;
-};
-
-// Calls f(HeadShape). Those that a level fits below in a block, or all of them.
-template <bool BelowIsLevel, class F>
-MONARCH_DEVICE void with_head(int parts, F f) {
-  switch (parts) {
-    case 3: return f(HeadShape<3, 0>());
-    case 4: return f(HeadShape<1, 2>());
-    case 5: return f(HeadShape<5, 0>());
-    case 6: return f(HeadShape<3, 1>());
-    case 8: return f(HeadShape<1, 3>());
-    default: break;
-  }
-  if constexpr (!BelowIsLevel) {
-    switch (parts) {
-      case 1: return f(HeadShape<1, 0>());
-      case 2: return f(HeadShape<1, 1>());
-      case 10: return f(HeadShape<5, 1>());
-      case 12: return f(HeadShape<3, 2>());
-      case 20: return f(HeadShape<5, 2>());
-      case 24: return f(HeadShape<3, 3>());
-      default: break;
-    }
-  }
-  __trap();
-}
-
-constexpr int kPartsOfTwo = 12;  // of two columns, fit into registers
-
-// The head on two neighbouring columns of a row, from float to complex numbers, or back: words even[word(q)] and
-// odd[word(q)] of part q, which hold a column each where numbers are real, else real and imaginary parts. twisted(z, q,
-// column) is what comes between the head and what is below it.
-template <class Head, bool Inverse, class Word, class Twist>
-MONARCH_DEVICE void transform_both(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
-                                   Twist twisted) {
-  Bin x[2][Head::kParts];
-#pragma unroll
-  for (int q = 0; q < Head::kParts; ++q) {
-    const uint32_t a = even[word(q)], b = odd[word(q)];
-    const FloatPair re = unpack(a), im = unpack(b);
-    x[0][q] = Inverse ? twisted({re.low, im.low}, q, 0) : Bin{float_of(a) * scale, 0.f};
-    x[1][q] = Inverse ? twisted({re.high, im.high}, q, 1) : Bin{float_of(b) * scale, 0.f};
-  }
-  head_tree<Head::kOdd, Head::kBits, Inverse, true>(x[0], roots);
-  head_tree<Head::kOdd, Head::kBits, Inverse, true>(x[1], roots);
-#pragma unroll
-  for (int q = 0; q < Head::kParts; ++q) {
-    const Bin y = Inverse ? x[0][q] : twisted(x[0][q], q, 0), z = Inverse ? x[1][q] : twisted(x[1][q], q, 1);
-    even[word(q)] = Inverse ? bits_of(y.re) : pack(y.re, z.re);
-    odd[word(q)] = Inverse ? bits_of(z.re) : pack(y.im, z.im);
-  }
-}
-
-// The same, one column after the other, in words of its own.
-template <class Head, bool Inverse, class Word, class Twist>
-MONARCH_DEVICE void transform_each(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
-                                   Twist twisted) {
-  const auto interchange = [&] {  // between words of a column and words of real or imaginary parts
-#pragma unroll 4
-    for (int q = 0; q < Head::kParts; ++q) {
-      const int at = word(q);
-      const uint32_t x = even[at], y = odd[at];
-      even[at] = lower_halves(x, y), odd[at] = upper_halves(x, y);
-    }
-  };
-  if (Inverse) interchange();
-#pragma unroll 1
-  for (int c = 0; c < 2; ++c) {
-    uint32_t* const own = c ? odd : even;
-    Bin x[Head::kParts];
-#pragma unroll
-    for (int q = 0; q < Head::kParts; ++q) {
-      const uint32_t bits = own[word(q)];
-      const FloatPair z = unpack(bits);
-      x[q] = Inverse ? twisted({z.low, z.high}, q, c) : Bin{float_of(bits) * scale, 0.f};
-    }
-    head_tree<Head::kOdd, Head::kBits, Inverse, true>(x, roots);
-#pragma unroll
-    for (int q = 0; q < Head::kParts; ++q) {
-      const Bin z = Inverse ? x[q] : twisted(x[q], q, c);
-      own[word(q)] = Inverse ? bits_of(z.re) : pack(z.re, z.im);
-    }
-  }
-  if (!Inverse) interchange();
-}
-
-template <class Head, bool Inverse, class Word, class Twist>
-MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
-                                      Twist twisted) {
-  if constexpr (Head::kParts <= kPartsOfTwo) {
-    transform_both<Head, Inverse>(even, odd, scale, roots, word, twisted);
-  } else {
-    transform_each<Head, Inverse>(even, odd, scale, roots, word, twisted);
-  }
-}
-
-template <bool Inverse, bool Level>
-MONARCH_DEVICE_CALL void staged_head(RowsInUse use) {
-  const StagedRows s(use);
-  constexpr int kBelow = Level ? 16 : 1, kPairs = kBelow * 128, kPartWords = kBelow * kNodeQuads * kQuadWords;
-  with_head<Level>(s.tile.head, [&]<class Head>(Head) {
-    for (uint32_t i = s.thread, end = s.rows * kPairs; i < end; i += s.tile.threads) {
-      const int row = i / kPairs, first = i % kPairs / 128, pair = i % 128;
-      const int word = s.word(row, first, pair);
-      transform_columns<Head, Inverse>(
-          s.words(0), s.words(1), scale_for(s.greatest_point(row, s.turn)), s.head_roots(),
-          [&](int q) {  // nodes 16 apart have their pieces in the same places
-            return Level ? word + q * kPartWords : s.word(row, first + q * kBelow, pair);
-          },
-          [&](Bin z, int q, int c) {  // to the nodes' own transforms, if they come next
-            if constexpr (Level) return z;
-            return twiddle<Inverse>(z, reinterpret_cast<const Bin*>(s.node_twiddles() + s.twiddle_index(q, pair))[c]);
-          });
-    }
-  });
-  __syncthreads();
 }
 
 // The levels take 32 columns of 16 nodes at a time, as the right operands of four products: operands 2 t and 2 t + 1
@@ -184,8 +62,7 @@ struct Columns {
       const float a = float_of(x.w[t]) * scale, b = float_of(y.w[t]) * scale;
       re[2 * t + half] = pack(a, b);
       if (!with_rest) continue;
-      const FloatPair near = unpack(re[2 * t + half]);
-      im[2 * t + half] = pack(a - near.low, b - near.high);
+      im[2 * t + half] = rounding_errors(a, b);
     }
   }
 
@@ -328,38 +205,37 @@ MONARCH_DEVICE void level_inverse_real(RowsInUse use) {
   });
 }
 
-// The level below a head, of complex numbers: calls store(sums, row, first node) for the 16 nodes of each child. The
-// way back's matrices lie behind the others.
+// The level of an inner node, of complex numbers: calls store(sums, row). The way back's matrices lie behind the
+// others.
 template <bool Inverse, class F>
-MONARCH_DEVICE void level_below_head(const StagedRows& s, F store) {
-  for_columns(s, s.rows * s.tile.head, [&](int i) {
-    const int row = i / s.tile.head, child = i % s.tile.head;
+MONARCH_DEVICE void inner_level(const StagedRows& s, F store) {
+  for_columns(s, s.rows, [&](int row) {
     Columns b;
-    b.load(s, row, 16 * child);
+    b.load(s, row, 0);
     __syncwarp();
     LevelSums x;
-    for_parts(s.at, s.level_matrices(child) + (Inverse ? 128 : 0), [&](const Fragment& a_re, const Fragment& a_im) {
+    for_parts(s.at, s.level_matrices(0) + (Inverse ? 128 : 0), [&](const Fragment& a_re, const Fragment& a_im) {
       const ComplexFragment a(a_re, a_im);
 #pragma unroll
       for (int t = 0; t < 4; ++t) multiply<Inverse>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);
     });
-    store(x, row, 16 * child);
+    store(x, row);
   });
 }
 
 MONARCH_DEVICE void level_forward(RowsInUse use) {
   const StagedRows s(use);
-  level_below_head<false>(s, [&](const LevelSums& x, int row, int first) {
-    store_level<false>(s, x, row, first, [&](int r, int t) {
-      return s.factored_twiddle(first + s.at.g + 8 * r, 16 * s.columns() + 4 * t + s.at.q);
+  inner_level<false>(s, [&](const LevelSums& x, int row) {
+    store_level<false>(s, x, row, 0, [&](int r, int t) {
+      return s.factored_twiddle(s.at.g + 8 * r, 16 * s.columns() + 4 * t + s.at.q);
     });
   });
 }
 
 MONARCH_DEVICE void level_inverse(RowsInUse use) {
   const StagedRows s(use);
-  level_below_head<true>(s, [&](const LevelSums& x, int row, int first) {
-    store_columns(s, row, first, [&](int r, int t, uint32_t& re, uint32_t& im) {
+  inner_level<true>(s, [&](const LevelSums& x, int row) {
+    store_columns(s, row, 0, [&](int r, int t, uint32_t& re, uint32_t& im) {
       re = pack(x.re[t][2 * r], x.re[t][2 * r + 1]), im = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
     });
   });

@@ -3,6 +3,7 @@
 // channel by channel.
 #pragma once
 
+#include "fft_matrix_head.cuh"
 #include "fft_matrix_nodes.cuh"
 #include "fft_matrix_outer.cuh"
 
@@ -40,49 +41,48 @@ MONARCH_DEVICE_CALL void find_filters(RowsInUse use, const Bin* spectra, F chann
 
 // The passes of a MatrixTile around its nodes, a type for each kind, so that there is a kernel for each: all that a
 // thread has then fits into its registers.
-template <bool Factored, bool Level, bool Part = false>
+template <NodeKind Kind>
 struct PassesOf {
-  static MONARCH_DEVICE void multiply(RowsInUse rows, const Bin* spectra) {
-    node_pass<Factored, Level, Part>(rows, spectra);
-  }
+  static constexpr bool kNumbered = Kind.numbered;
+
+  static MONARCH_DEVICE void multiply(RowsInUse rows, const Bin* spectra) { node_pass<Kind>(rows, spectra); }
   static MONARCH_DEVICE void gradients(RowsInUse rows, const Bin* spectra, Bin* total, bool add, bool inputs_too) {
-    node_gradients<Factored, Level, Part>(rows, spectra, total, add, inputs_too);
+    node_gradients<Kind>(rows, spectra, total, add, inputs_too);
   }
 };
-struct NodesBelowHead : PassesOf<false, false> {
-  static MONARCH_DEVICE void forward(RowsInUse rows) { staged_head<false, false>(rows); }
-  static MONARCH_DEVICE void inverse(RowsInUse rows) { staged_head<true, false>(rows); }
+struct NodesBelowHead : PassesOf<NodeKind{}> {
+  static MONARCH_DEVICE void forward(RowsInUse rows) { staged_head<false>(rows); }
+  static MONARCH_DEVICE void inverse(RowsInUse rows) { staged_head<true>(rows); }
 };
 template <int Parts>
-struct LevelAtRoot : PassesOf<(Parts > 1), true> {
+struct LevelAtRoot : PassesOf<NodeKind{.level = true, .factored = (Parts > 1)}> {
   static MONARCH_DEVICE void forward(RowsInUse rows) { level_forward_real<Parts>(rows); }
   static MONARCH_DEVICE void inverse(RowsInUse rows) { level_inverse_real<Parts>(rows); }
 };
-struct LevelBelowHead : PassesOf<true, true> {
-  static MONARCH_DEVICE void forward(RowsInUse rows) {
-    staged_head<false, true>(rows);
-    level_forward(rows);
-  }
-  static MONARCH_DEVICE void inverse(RowsInUse rows) {
-    level_inverse(rows);
-    staged_head<true, true>(rows);
-  }
+template <bool Precise>
+struct LevelAndHead : PassesOf<NodeKind{.level = true, .factored = true, .numbered = true}> {
+  static MONARCH_DEVICE void forward(RowsInUse rows) { level_and_head_forward<Precise>(rows); }
+  static MONARCH_DEVICE void inverse(RowsInUse rows) { level_and_head_inverse(rows); }
 };
 // Below an inner node.
-struct InnerLevel : PassesOf<true, true, true> {
+struct InnerLevel : PassesOf<NodeKind{.level = true, .factored = true, .part = true}> {
   static MONARCH_DEVICE void forward(RowsInUse rows) { level_forward(rows); }
   static MONARCH_DEVICE void inverse(RowsInUse rows) { level_inverse(rows); }
 };
-struct InnerNode : PassesOf<false, false, true> {
+struct InnerNode : PassesOf<NodeKind{.part = true}> {
   static MONARCH_DEVICE void forward(RowsInUse rows) { twist_nodes<false>(rows); }
   static MONARCH_DEVICE void inverse(RowsInUse rows) { twist_nodes<true>(rows); }
 };
 
-template <class F>
-const char* with_passes(const MatrixTile& tile, F f) {
+// For rows of this source. `precise`: what are_precise() of fft_rows.cuh says of them.
+template <class Source, class F>
+const char* with_passes(const MatrixTile& tile, bool precise, F f) {
   if (!tile.level) return f(NodesBelowHead());
   if (tile.parts == 2) return f(LevelAtRoot<2>());
-  return tile.head == 1 ? f(LevelAtRoot<1>()) : f(LevelBelowHead());
+  if (tile.head == 1) return f(LevelAtRoot<1>());
+  if constexpr (Source::kMayBePrecise)
+    if (precise) return f(LevelAndHead<true>());
+  return f(LevelAndHead<false>());
 }
 
 // What all kernels are told of their transform.
@@ -114,7 +114,7 @@ struct OuterTransform {
   MONARCH_DEVICE OuterState& begin(int64_t tasks, bool inverse) const {
     OuterState& block = *shared_memory<OuterState>();
     for_each(1, [&](int64_t) { block = {tile, Share(tasks)}; });
-    if (threadIdx.x == 0 && !tile.parts) OuterColumns(0).head_roots() = roots;
+    if (threadIdx.x == 0 && !tile.parts && !tile.radix) OuterColumns(0).head_roots() = roots;
     make_outer_tables(inverse);
     return block;
   }
@@ -135,7 +135,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
         return place.at(first + row - channel * grid.batch, channel);
       };
     };
-    stage(use, rows_of(source));
+    stage<Passes::kNumbered>(use, rows_of(source));
     if (block.tile.alone) {
       prefetch_rows(use, rows_of(sink));
       const int next = first + block.tile.rows, rest = grid.rows() - next;
@@ -146,36 +146,63 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     Passes::forward(use);
     Passes::multiply(use, spectra);
     Passes::inverse(use);
-    unstage(use, rows_of(sink));
+    unstage<Passes::kNumbered>(use, rows_of(sink));
   }
 }
 
 // ---- rows that do not fit into a block ------------------------------------------------------------------------------
 
-// `Root`: the head is a level at the root.
-template <class Source, bool Root>
+// What is above the levels of an OuterTile, a type for each kind, as above.
+struct OuterHead {
+  static constexpr bool kNumbered = false;
+  static MONARCH_DEVICE void forward(int turn) { outer_head<false>(turn); }
+  static MONARCH_DEVICE void inverse(int turn) { outer_head<true>(turn); }
+};
+template <bool Precise>
+struct OuterRoot {
+  static constexpr bool kNumbered = false;
+  static MONARCH_DEVICE void forward(int turn) { outer_root<false, Precise>(turn); }
+  static MONARCH_DEVICE void inverse(int turn) { outer_root<true, Precise>(turn); }
+};
+template <bool Precise>
+struct OuterRootAndHead {
+  static constexpr bool kNumbered = true;
+  static MONARCH_DEVICE void forward(int turn) { outer_root_and_head<false, Precise>(turn); }
+  static MONARCH_DEVICE void inverse(int turn) { outer_root_and_head<true, Precise>(turn); }
+};
+
+template <bool MayBePrecise, class F>
+const char* with_top(const OuterTile& tile, bool precise, F f) {
+  if (!tile.parts && !tile.radix) return f(OuterHead());
+  if constexpr (MayBePrecise)
+    if (precise) return tile.parts ? f(OuterRoot<true>()) : f(OuterRootAndHead<true>());
+  return tile.parts ? f(OuterRoot<false>()) : f(OuterRootAndHead<false>());
+}
+
+template <class Source, class Top>
 MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     staged_outer_forward(Source source, HalfRows halves, RowGrid grid, OuterTransform transform) {
   const OuterState& block = transform.begin(int64_t{grid.rows()} * halves.blocks, false);
   for (int i = block.share.begin; i < block.share.end; ++i) {
     const int row = i / halves.blocks, columns = i % halves.blocks, turn = i & 1;
-    stage_columns(turn, grid.at(source, row), columns);
-    Root ? outer_root<false>(turn) : outer_head<false>(turn);
+    stage_columns<Top::kNumbered>(turn, grid.at(source, row), columns);
+    Top::forward(turn);
     for (int level = 0; level < block.tile.levels; ++level) outer_level<false>(level);
-    put_columns(turn, halves, row, columns);
+    put_columns<Top::kNumbered>(turn, halves, row, columns);
   }
 }
 
-template <class Sink, bool Root>
+template <class Sink, class Top>
 MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     staged_outer_inverse(Sink sink, HalfRows halves, RowGrid grid, OuterTransform transform) {
   const OuterState& block = transform.begin(int64_t{grid.rows()} * halves.blocks, true);
   for (int i = block.share.begin; i < block.share.end; ++i) {
     const int row = i / halves.blocks, columns = i % halves.blocks, turn = i & 1;
-    take_columns(turn, halves, row, columns);
+    take_columns<Top::kNumbered>(turn, halves, row, columns);
     for (int level = block.tile.levels - 1; level >= 0; --level) outer_level<true>(level);
-    Root ? outer_root<true>(turn) : outer_head<true>(turn);
-    unstage_columns(turn, grid.at(sink, row), columns);
+    Top::inverse(turn);
+    const int same = anew(i);
+    unstage_columns<Top::kNumbered>(same & 1, grid.at(sink, same / halves.blocks), same % halves.blocks);
   }
 }
 
@@ -252,15 +279,15 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
       const int n = slice.end - b < most ? slice.end - b : most;
       const RowsInUse use{2 * n, turn ^= 1}, gradients{n, turn};
       if (block.tile.alone) wait_for_all_copies();
-      stage<true>(gradients, rows_of(rows.grad, task, b, 0));
-      stage<true>(use, rows_of(rows.input, task, b, n), n);
+      stage<Passes::kNumbered, true>(gradients, rows_of(rows.grad, task, b, 0));
+      stage<Passes::kNumbered, true>(use, rows_of(rows.input, task, b, n), n);
       fetch_from(task, b + n);
       Passes::forward(use);
       Bin* const total = totals ? totals + int64_t{task} * StagedRows(use).points() : nullptr;
       Passes::gradients(use, spectra, total, b > slice.begin, rows.post_wanted);
       if (rows.post_wanted || rows.input_wanted) Passes::inverse(rows.post_wanted ? use : gradients);
-      if (rows.input_wanted) unstage(gradients, rows_of(rows.to_input, task, b, 0));
-      if (rows.post_wanted) unstage(use, rows_of(rows.to_post, task, b, n), n);
+      if (rows.input_wanted) unstage<Passes::kNumbered>(gradients, rows_of(rows.to_input, task, b, 0));
+      if (rows.post_wanted) unstage<Passes::kNumbered>(use, rows_of(rows.to_post, task, b, n), n);
       b += n;
     } while (b < slice.end);
   }

@@ -7,6 +7,14 @@
 
 namespace monarch {
 
+// What is above the nodes of a tile, as far as they know it.
+struct NodeKind {
+  bool level = false;     // 16 nodes each, to which they owe twiddles on the way back
+  bool factored = false;  // these come as products
+  bool numbered = false;  // a head below the level: nodes are in the row's order
+  bool part = false;      // an inner node: the nodes here are not all of the row's
+};
+
 // The 256 complex numbers of a node in a warp's registers: 16 x 16, of which a lane has rows g and g + 8, columns
 // 8 j + 2 q and the next.
 struct NodeSums {
@@ -55,64 +63,119 @@ MONARCH_DEVICE NodeSums transform_transposed(const ComplexFragment& f, const Fra
   return v;
 }
 
-// Two words of one plane.
-struct alignas(8) WordPair {
-  uint32_t w[2];
-};
-
-// Where a lane finds what it needs of a node of the first row, in units of what it finds there.
+// Where a lane finds what it needs of a node, of the first row.
+template <NodeKind Kind>
 struct NodePlace {
-  int node, read, twiddle, write;
+  // Columns are left in their order, not in that which the level's way back wants.
+  static constexpr bool kInOrder = !Kind.level || Kind.numbered;
 
-  MONARCH_DEVICE NodePlace(const StagedRows& s, int node, bool level)
-      : node(node),
-        // row k of the right operand: columns 16 k ... of the node
-        read(s.place(0, node, s.at.lane % 16 / 2, 2 * (s.at.lane & 1) + s.at.lane / 16)),
-        twiddle(s.twiddle_index(node, 8 * s.at.g + s.at.q)),
-        // in the order of the level's way back; or columns 16 g + 2 q ..., and those 8 further, a piece further
-        write(s.place(0, node, s.at.g / 2, level ? s.at.q : 2 * (s.at.g & 1))) {}
-};
+  int node;
+  const Quad* read;         // row k of the right operand: columns 16 k ... of the node
+  uint32_t* write;          // columns 16 g + 2 q ...
+  int further;              // words from there to the columns 8 further
+  const BinPair* twiddles;  // of these, and of those 8 further; or their factors
+  int twiddles_further;
+  const Bin* coarse;
 
-// The four pairs of a node's bins that a lane has, out of those of a row.
-template <bool Part>
-struct NodeBinsOfLane : NodePairs<Part> {
-  MONARCH_DEVICE NodeBinsOfLane(const StagedRows& s, int node) : NodePairs<Part>(s, node) {
-    this->first += s.at.g + s.at.q * this->pitch;
+  MONARCH_DEVICE NodePlace(const StagedRows& s, int node)
+      : node(node), read(s.plane(0) + s.place(0, node, s.at.lane % 16 / 2, 2 * (s.at.lane & 1) + s.at.lane / 16)) {
+    const int piece = s.place(0, node, s.at.g / 2, kInOrder ? 2 * (s.at.g & 1) : s.at.q);
+    write = s.words(0) + piece * kQuadWords + (kInOrder ? s.at.q : 2 * (s.at.g & 1));
+    further = kInOrder ? ((piece ^ 1) - piece) * kQuadWords : 1;
+    if (Kind.factored) {
+      coarse = &s.coarse(node, s.at.g), twiddles = &s.fine(node, s.at.q), twiddles_further = 4;
+    } else if (Kind.level) {
+      const int first = s.twiddle_index(node, 8 * s.at.g + s.at.q);
+      twiddles = s.node_twiddles() + first, twiddles_further = (first ^ 4) - first;
+    }
   }
-  MONARCH_DEVICE int at(int j) const { return this->first + 4 * (j >> 1) * this->pitch + 8 * (j & 1); }
+  // To the node so many further.
+  MONARCH_DEVICE void move(const StagedRows& s, int nodes) {
+    if (!Kind.level) {
+      *this = NodePlace(s, node + nodes);
+    } else {  // a multiple of eight, whose pieces are in the same places
+      node += nodes;
+      read += nodes * kNodeQuads, write += nodes * kNodeQuads * kQuadWords;
+      twiddles += nodes * (Kind.factored ? 16 : 128);
+      if (Kind.factored) coarse += nodes * 32;
+    }
+  }
+  // What columns 16 (g + 8 r) + 8 j + 2 q ... owe to the level.
+  MONARCH_DEVICE BinPair twiddle(int j, int r) const {
+    const BinPair* const at = twiddles + (j ? twiddles_further : 0);
+    if (!Kind.factored) return at[64 * r];
+    const BinPair fine = *at;
+    const Bin by = coarse[8 * r];
+    return {mul(fine.first, by), mul(fine.second, by)};
+  }
 };
 
-// Those of a row's filter, scaled.
-template <bool Part>
-MONARCH_DEVICE void load_filter(const StagedRows& s, const Bin* spectra, int row, int node, BinPair (&filter)[4]) {
-  const NodeBinsOfLane<Part> places(s, node);
-  const BinPair* const from = places.filter(s, spectra, row);
-  const float scale = scale_for(s.greatest_bin(row));
+// Where in a row of bins the four pairs of a node are that a lane has.
+template <NodeKind Kind>
+struct NodeBinsOfLane {
+  int first, pitch;
+
+  MONARCH_DEVICE explicit NodeBinsOfLane(const StagedRows& s) {
+    const NodePairs<Kind.part> first_node(s, 0);
+    pitch = first_node.pitch, first = first_node.first + s.at.g + s.at.q * pitch;
+  }
+  MONARCH_DEVICE int of(const StagedRows& s, int node) const {
+    return first + (Kind.numbered ? static_cast<int>(s.in_tree(node)) : node) * kNodePoints;
+  }
+  MONARCH_DEVICE int of(const StagedRows& s, int node, int j) const {
+    return of(s, node) + 4 * (j >> 1) * pitch + 8 * (j & 1);
+  }
+};
+
+// The filter of a row, scaled.
+template <NodeKind Kind>
+struct NodeFilter {
+  NodeBinsOfLane<Kind> places;
+  const BinPair* bins;
+  float scale;
+
+  MONARCH_DEVICE NodeFilter(const StagedRows& s, const Bin* spectra, int row)
+      : places(s), bins(NodePairs<Kind.part>(s, 0).filter(s, spectra, row)), scale(scale_for(s.greatest_bin(row))) {}
+  MONARCH_DEVICE void load(const StagedRows& s, int node, BinPair (&filter)[4]) const {
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const BinPair k = from[places.at(j)];
-    filter[j] = {scaled(k.first, scale), scaled(k.second, scale)};
+    for (int j = 0; j < 4; ++j) filter[j] = bins[places.of(s, node, j)];
+    if (scale == 1) return;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) filter[j] = {scaled(filter[j].first, scale), scaled(filter[j].second, scale)};
   }
-}
+};
 
-// The transform of a node and its way back. `Factored`: node twiddles come as products; `Level`: columns are left in
-// the order that the level's way back wants.
-template <bool Factored, bool Level>
+// The transform of a node and its way back.
+template <NodeKind Kind>
 struct NodeTransform {
   ComplexFragment f, right;  // the DFT matrix as a left and as a right operand
+  BinPair inner[4];          // twiddles between the two passes, for pair 2 j + r
 
   MONARCH_DEVICE explicit NodeTransform(const StagedRows& s)
-      : f(s.dft_matrix() + s.at.lane), right(s.dft_matrix() + 96 + s.at.lane) {}
+      : f(s.dft_matrix() + s.at.lane), right(s.dft_matrix() + 96 + s.at.lane) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) inner[i] = s.inner_twiddles()[32 * i + s.at.lane];
+  }
 
-  // Of the columns at `place`.
-  MONARCH_DEVICE NodeSums bins(const StagedRows& s, int place) const {
+  // Multiplies all bins by a power of two, as far as the matrix stays exact, and it by what that leaves of it.
+  MONARCH_DEVICE void scale_bins(float& power) {
+    constexpr float kMost = 256;
+    const float within = fminf(fmaxf(power, 1 / kMost), kMost);
+    const uint32_t both = pack(within, within);
+    for (Fragment* part : {&right.re, &right.im, &right.minus_im}) *part = times(*part, both);
+    power *= inverse_of_power(within);
+  }
+
+  // Of row `row`.
+  MONARCH_DEVICE NodeSums bins(const StagedRows& s, const NodePlace<Kind>& at, int row) const {
+    const Quad* const from = at.read + s.quads_before(row);
     uint32_t b_re[4], b_im[4];
-    load_matrices(s.plane(0) + place, b_re);
-    load_matrices(s.plane(1) + place, b_im);
+    load_matrices(from, b_re);
+    load_matrices(from + s.tile.plane, b_im);
     NodeSums x;
 #pragma unroll
     for (int j = 0; j < 2; ++j) multiply<false>(x.re[j], x.im[j], f, b_re + 2 * j, b_im + 2 * j);
-    x.twist<false>([&](int j, int r) { return inner(s, j, r); });
+    x.twist<false>([&](int j, int r) { return inner[2 * j + r]; });
     Fragment a_re, a_im;
     x.pack_into(a_re, a_im);
     NodeSums z;
@@ -127,67 +190,66 @@ struct NodeTransform {
   }
 
   // Back to columns, of row `row`.
-  MONARCH_DEVICE void store(const StagedRows& s, const NodeSums& bins, const NodePlace& at, int row) const {
+  MONARCH_DEVICE void store(const StagedRows& s, const NodeSums& bins, const NodePlace<Kind>& at, int row) const {
     Fragment a_re, a_im;
     bins.pack_into(a_re, a_im);
     NodeSums v = transform_transposed(f, a_re, a_im);
-    v.twist<true>([&](int j, int r) { return inner(s, j, r); });
+    v.twist<true>([&](int j, int r) { return inner[2 * j + r]; });
     v.pack_into(a_re, a_im);
     NodeSums y = transform_transposed(f, a_re, a_im);
-    if (Level)
-      y.twist<true>([&](int j, int r) {
-        if (Factored) return s.factored_twiddle(at.node, 8 * s.at.g + 64 * r + 4 * j + s.at.q);
-        return s.node_twiddles()[(at.twiddle ^ 4 * j) + 64 * r];
-      });
+    if (Kind.level) y.twist<true>([&](int j, int r) { return at.twiddle(j, r); });
     y.pack_into(a_re, a_im);
     __syncwarp();  // the node is written where it was read
-    const int of_row = s.quads_before(row);
+    uint32_t* const to = at.write + s.quads_before(row) * kQuadWords;
+    const auto put = [&](uint32_t* to, const Fragment& a) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (Level) {
-        const int to = 2 * (at.write + 16 * r + of_row) + (s.at.g & 1);
-        reinterpret_cast<WordPair*>(s.plane(0))[to] = {a_re.w[r], a_re.w[2 + r]};
-        reinterpret_cast<WordPair*>(s.plane(1))[to] = {a_im.w[r], a_im.w[2 + r]};
-      } else {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int word = kQuadWords * ((at.write ^ j) + 16 * r + of_row) + s.at.q;
-          s.words(0)[word] = a_re.w[2 * j + r], s.words(1)[word] = a_im.w[2 * j + r];
+      for (int r = 0; r < 2; ++r, to += 16 * kQuadWords)
+        if (NodePlace<Kind>::kInOrder) {
+          to[0] = a.w[r], to[at.further] = a.w[2 + r];
+        } else {
+          reinterpret_cast<Words<2>&>(*to) = {a.w[r], a.w[2 + r]};
         }
-      }
-    }
-  }
-
- private:
-  static MONARCH_DEVICE BinPair inner(const StagedRows& s, int j, int r) {
-    return s.inner_twiddles()[32 * (2 * j + r) + s.at.lane];
+    };
+    put(to, a_re), put(to + s.tile.plane * kQuadWords, a_im);
   }
 };
 
 // The nodes' own transforms, the product with the filter, of spectra (H, points), and the way back. A warp takes a node
 // of some rows, one after the other.
-template <bool Factored, bool Level, bool Part>
+template <NodeKind Kind>
 MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
   const StagedRows s(use);
-  const NodeTransform<Factored, Level> transform(s);
+  NodeTransform<Kind> transform(s);
   const int warps = s.tile.threads / 32;
+  const auto multiply = [&](const NodePlace<Kind>& at, int row, const BinPair(&filter)[4]) {
+    NodeSums z = transform.bins(s, at, row);
+    z.template twist<false>([&](int j, int r) { return filter[2 * j + r]; });
+    transform.store(s, z, at, row);
+  };
+  if constexpr (Kind.numbered) {  // a block has one row, of more nodes than warps
+    NodeFilter<Kind> of_row(s, spectra, 0);
+    transform.scale_bins(of_row.scale);
+    for (NodePlace<Kind> at(s, s.thread / 32); at.node < s.tile.nodes; at.move(s, warps)) {
+      BinPair filter[4];
+      of_row.load(s, at.node, filter);
+      multiply(at, 0, filter);
+    }
+    return __syncthreads();
+  }
   // more warps than nodes: rows side by side, counted without a division, which takes registers
   int node = s.thread / 32, first_row = 0, rows_abreast = 1;
   for (; node >= s.tile.nodes; node -= s.tile.nodes) ++first_row;
   for (int spare = warps - 2 * s.tile.nodes; spare >= 0; spare -= s.tile.nodes) ++rows_abreast;
   if (first_row >= rows_abreast) node = s.tile.nodes;  // nothing left for this warp
-  for (; node < s.tile.nodes; node += warps) {
-    const NodePlace at(s, node, Level);
+  for (NodePlace<Kind> at(s, node); at.node < s.tile.nodes; at.move(s, warps)) {
     BinPair filter[4];
     uint32_t channel = ~0u;
     for (int row = first_row; row < s.rows; row += rows_abreast) {
       if (s.channel(row) != channel) {
         channel = s.channel(row);
-        load_filter<Part>(s, spectra, row, node, filter);
+        NodeFilter<Kind>(s, spectra, row).load(s, at.node, filter);
       }
-      NodeSums z = transform.bins(s, at.read + s.quads_before(row));
-      z.twist<false>([&](int j, int r) { return filter[2 * j + r]; });
-      transform.store(s, z, at, row);
+      multiply(at, row, filter);
     }
   }
   __syncthreads();
@@ -196,22 +258,21 @@ MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
 // Rows [0, n) are gradients, rows [n, 2 n) the inputs that go with them, all of one channel. For each pair, in order:
 // adds gradient * conj(input) to `total`, a row of bins that starts as it is where `add`, else from zero; gradient *=
 // conj(filter); and, where `inputs_too`, input *= filter.
-template <bool Factored, bool Level, bool Part>
+template <NodeKind Kind>
 MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total, bool add, bool inputs_too) {
   const StagedRows s(use);
-  const NodeTransform<Factored, Level> transform(s);
+  const NodeTransform<Kind> transform(s);
   const int pairs = s.rows / 2;
-  for (int node = s.thread / 32; node < s.tile.nodes; node += s.tile.threads / 32) {
-    const NodePlace at(s, node, Level);
-    const NodeBinsOfLane<Part> places(s, node);
+  for (NodePlace<Kind> at(s, s.thread / 32); at.node < s.tile.nodes; at.move(s, s.tile.threads / 32)) {
+    const NodeBinsOfLane<Kind> places(s);
     BinPair* const to = reinterpret_cast<BinPair*>(total);
     BinPair filter[4], sums[4];
-    load_filter<Part>(s, spectra, 0, node, filter);
+    NodeFilter<Kind>(s, spectra, 0).load(s, at.node, filter);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) sums[j] = total && add ? to[places.at(j)] : BinPair{};
+    for (int j = 0; j < 4; ++j) sums[j] = total && add ? to[places.of(s, at.node, j)] : BinPair{};
     for (int i = 0; i < pairs; ++i) {
-      NodeSums g = transform.bins(s, at.read + s.quads_before(i));
-      NodeSums x = transform.bins(s, at.read + s.quads_before(pairs + i));
+      NodeSums g = transform.bins(s, at, i);
+      NodeSums x = transform.bins(s, at, pairs + i);
       const float back = s.block().gain * inverse_of_power(scale_for(s.greatest_point(i, s.turn))) *
                          inverse_of_power(scale_for(s.greatest_point(pairs + i, s.turn)));
 #pragma unroll
@@ -227,7 +288,7 @@ MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total
     }
     if (!total) continue;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) to[places.at(j)] = sums[j];
+    for (int j = 0; j < 4; ++j) to[places.of(s, at.node, j)] = sums[j];
   }
   __syncthreads();
 }

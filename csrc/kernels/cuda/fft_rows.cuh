@@ -115,6 +115,9 @@ struct GatedSource {
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
     return {row_of<Io>(x, b, h), row_of<Io>(gate, b, h), valid_length(lengths, b, seqlen)};
   }
+  // Whether results would be worse if these numbers were rounded to halves.
+  static constexpr bool kMayBePrecise = std::is_same_v<Io, Half>;
+  bool are_precise() const { return kMayBePrecise && gate.data; }
   static MONARCH_DEVICE Row nothing() { return {nullptr, nullptr, 0}; }
 };
 
@@ -274,6 +277,8 @@ struct MixerSource {
   MONARCH_DEVICE Row at(int64_t b, int64_t h) const {
     return {{a, b, first + h}, {a, b, 2 * total + first + h}, valid_length(a.lengths, b, a.seqlen)};
   }
+  static constexpr bool kMayBePrecise = std::is_same_v<Io, Half>;
+  bool are_precise() const { return kMayBePrecise; }
 };
 
 template <class Io>

@@ -17,6 +17,12 @@ struct Lane {
   MONARCH_DEVICE explicit Lane(int thread) : lane(thread % 32), q(lane % 4), g(lane / 4) {}
 };
 
+// What pack() leaves of two numbers.
+MONARCH_DEVICE uint32_t rounding_errors(float a, float b) {
+  const FloatPair near = unpack(pack(a, b));
+  return pack(a - near.low, b - near.high);
+}
+
 // The complex matrix of these entries as fragments: its real parts at `to`, its imaginary ones 32 lanes after it and,
 // where `with_rest`, the rounding errors of both 64 lanes after these.
 template <class Entry>
@@ -26,12 +32,9 @@ MONARCH_DEVICE void make_matrix(const Lane& at, const Entry& entry, Fragment* to
   for (int i = 0; i < 4; ++i) {
     const int row = at.g + 8 * (i & 1), column = 2 * at.q + 8 * (i >> 1);
     const Bin first = entry(row, column), second = entry(row, column + 1);
-    const uint32_t re = pack(first.re, second.re), im = pack(first.im, second.im);
-    to[0].w[i] = re, to[32].w[i] = im;
+    to[0].w[i] = pack(first.re, second.re), to[32].w[i] = pack(first.im, second.im);
     if (!with_rest) continue;
-    const FloatPair near_re = unpack(re), near_im = unpack(im);
-    to[64].w[i] = pack(first.re - near_re.low, second.re - near_re.high);
-    to[96].w[i] = pack(first.im - near_im.low, second.im - near_im.high);
+    to[64].w[i] = rounding_errors(first.re, second.re), to[96].w[i] = rounding_errors(first.im, second.im);
   }
 }
 
@@ -80,6 +83,8 @@ struct StagedRows {
   MONARCH_DEVICE uint32_t& greatest_point(int row, int turn) const { return state()[turn * tile.rows + row]; }
   MONARCH_DEVICE uint32_t& greatest_bin(int row) const { return state()[2 * tile.rows + row]; }
   MONARCH_DEVICE uint32_t& channel(int row) const { return state()[3 * tile.rows + row]; }
+  // The nodes' numbers in the tree's order, where they are in the row's.
+  MONARCH_DEVICE uint32_t& in_tree(int node) const { return part<uint32_t>(tile.state + tile.rows)[node]; }
   // Where a tensor of a row that comes next is, or will be.
   MONARCH_DEVICE Quad* ahead(int row, int stream) const {
     return part<Quad>(tile.ahead) + (stream * tile.rows + row) * tile.nodes * kNodeQuads;
@@ -94,11 +99,20 @@ struct StagedRows {
   // Where in a plane a piece of 8 columns of a node is, piece p of four of part c of the columns: such that none of the
   // passes meets a bank twice.
   MONARCH_DEVICE int place(int row, int node, int c, int p) const {
-    return (row * tile.nodes + node) * kNodeQuads + 4 * (c ^ (node & 1)) + (p ^ (c >> 1 & 1) ^ (node >> 1 & 3));
+    return quads_before(row) + node * kNodeQuads + (key(4 * c + p) ^ swizzle(node));
   }
+  static MONARCH_DEVICE int key(int piece) { return piece ^ (piece >> 3 & 1); }
+  static MONARCH_DEVICE int swizzle(int node) { return (node & 1) << 2 | (node >> 1 & 3); }
   // The same for piece 32 node + 4 c + p of a row, in fewer instructions.
   MONARCH_DEVICE int place(int row, int piece) const {
     return quads_before(row) + (piece ^ (piece >> 3 & 1) ^ (piece >> 3 & 4) ^ (piece >> 6 & 3));
+  }
+  // Of real points, whose block `head` j + l of 256 lies in place 16 l + j where nodes are numbered.
+  template <bool Numbered>
+  MONARCH_DEVICE int place_of(int row, int piece) const {
+    if (!Numbered) return place(row, piece);
+    const int block = piece >> 5, j = block * tile.reciprocal >> 16, l = block - j * tile.head;
+    return place(row, (16 * l + j) << 5 | (piece & 31));
   }
   // Words of the planes, for two columns.
   MONARCH_DEVICE int word(int row, int node, int pair) const {
@@ -113,9 +127,13 @@ struct StagedRows {
     return node * 128 + (pair ^ (pair >> 3 & 1) * 6 ^ (node & 1));
   }
   MONARCH_DEVICE BinPair* node_twiddles() const { return part<BinPair>(tile.node_twiddles); }
+  // In their place, where nodes are numbered, exp(2 pi i p c / (256 head)), p > 0: from node k to node 16 p + k.
+  MONARCH_DEVICE BinPair& head_twiddle(int p, int pair) const { return node_twiddles()[(p - 1) * 128 + pair]; }
   // The same as a product: of exp(2 pi i theta i / 16), and of exp(2 pi i theta j / 256).
-  MONARCH_DEVICE Bin coarse(int node, int i) const { return part<Bin>(tile.factors)[node * 32 + i]; }
-  MONARCH_DEVICE BinPair fine(int node, int pair) const { return part<BinPair>(tile.factors)[node * 16 + 8 + pair]; }
+  MONARCH_DEVICE const Bin& coarse(int node, int i) const { return part<Bin>(tile.factors)[node * 32 + i]; }
+  MONARCH_DEVICE const BinPair& fine(int node, int pair) const {
+    return part<BinPair>(tile.factors)[node * 16 + 8 + pair];
+  }
   MONARCH_DEVICE BinPair factored_twiddle(int node, int pair) const {
     const Bin c = coarse(node, pair >> 3);
     const BinPair f = fine(node, pair & 7);
@@ -182,11 +200,19 @@ MONARCH_DEVICE Bin turned(const Angle& angle, int num, int den, float scale) {
   return scaled_root(static_cast<int>(1 + 4 * angle.m) * num, static_cast<int>(4 * angle.n) * den, scale);
 }
 
+// The slot, of the first 16 of a tile, that has row `row` of the matrices of a level with a head below it; slots are of
+// 2^stride pieces. Threads that access shared memory together then meet no bank twice.
+MONARCH_DEVICE int slot_of_row(int row, int stride) {
+  const int three = row & 7, turn = 2 * (stride + 2) % 3;
+  return (row & 8) | ((three << turn | three >> (3 - turn)) & 7);
+}
+
 // The tables of the nodes from block().first_node on. Also makes the rows' state that of rows which nobody has staged.
 MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
   const StagedRows s({0});
   const int nodes = s.tile.nodes, first = s.block().first_node;
-  const auto angle = [&](int node) { return staged_angle(head, depth, first + node); };
+  const bool numbered = s.tile.numbered;
+  const auto angle = [&](int node) { return numbered ? Angle{node, nodes} : staged_angle(head, depth, first + node); };
   for_each(s.tile.rows, [&](int64_t row) {
     s.channel(row) = ~0u;
     s.greatest_point(row, 0) = s.greatest_point(row, 1) = 0;
@@ -200,11 +226,26 @@ MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
       const int node = static_cast<int>(i / 128), pair = static_cast<int>(i % 128);
       s.node_twiddles()[s.twiddle_index(node, pair)] = s.factored_twiddle(node, pair);
     });
+  if (numbered) {
+    for_each(nodes, [&](int64_t i) {
+      const int node = static_cast<int>(i);
+      s.in_tree(static_cast<int>(staged_angle(head, depth, node).m)) = node;
+    });
+    for_each((s.tile.head - 1) * 128, [&](int64_t i) {
+      const int p = 1 + static_cast<int>(i / 128), pair = static_cast<int>(i % 128);
+      const auto root = [&](int column) { return scaled_root(p * column, 256 * s.tile.head, 1.f); };
+      s.head_twiddle(p, pair) = {root(2 * pair), root(2 * pair + 1)};
+    });
+  }
   for_each_warp(s, s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0, [&](int i) {
     const int parent = i / s.tile.parts, part = i % s.tile.parts;
-    // of child `child`, in tree order, and point j of its part
-    const auto entry = [&](int child, int j) { return turned(angle(16 * parent + child), 16 * part + j, 1, 0.25f); };
-    make_matrix(s.at, entry, s.level_matrices(i), true);
+    // of child `child` and point j of its part
+    const auto entry = [&](int child, int j) {
+      return numbered ? turned(angle(child), s.tile.head * j + i, 1, 0.25f)
+                      : turned(angle(16 * parent + child), 16 * part + j, 1, 0.25f);
+    };
+    const auto forward = [&](int r, int c) { return entry(numbered ? slot_of_row(r, kNodeStride) : r, c); };
+    make_matrix(s.at, forward, s.level_matrices(i), true);
     // the inverse is the conjugate, transposed
     make_matrix(s.at, [&](int r, int c) { return entry(c, r); }, s.level_matrices(i) + 128, true);
   });
@@ -262,14 +303,25 @@ MONARCH_DEVICE float greatest_of(const float (&x)[8], float greatest) {
   return greatest;
 }
 
-// Calls f(piece, place) for pieces of a row that its points can read or write eight at a time; of each 512 a thread has
-// some of the first 256 and, in the same places after them, of the others: two loads that are on their way together,
-// and whose addresses differ by a constant. What is left are the pieces from the result on, in steps of `step`.
-template <class Points, class F>
+// Calls f(piece, place) for pieces of a row that its points can read or write eight at a time; of each 512, or of the
+// row where nodes are numbered, a thread has some of the first half and, in the same places after them, of the others:
+// two loads that are on their way together, and whose addresses differ by a constant. What is left are the pieces from
+// the result on, in steps of `step`.
+template <bool Numbered, class Points, class F>
 MONARCH_DEVICE int for_eights(const StagedRows& s, int row, const Points& points, int first, int step, F f) {
   constexpr int kApart = 256;
   int left = first;
-  if constexpr (comes_in_eights<Points>) {
+  if constexpr (comes_in_eights<Points> && Numbered) {
+    const int end = points.eights() / 8, half = s.points() / 16;
+    if constexpr (comes_in_pairs<Points>)
+      for (; left < end - half; left += step) {
+        const int place = s.place_of<true>(row, left);
+        f(left, place), f(left + half, place + 8 * kNodeQuads);
+      }
+    const int singles = comes_in_pairs<Points> && end > half ? half : end;
+    for (; left < singles; left += step) f(left, s.place_of<true>(row, left));
+    if (left < end) left = end + ((first - end) & (step - 1));
+  } else if constexpr (comes_in_eights<Points>) {
     const int end = points.eights() / 8;
     if constexpr (comes_in_pairs<Points>) {
       const int paired = end & ~(2 * kApart - 1);
@@ -317,8 +369,8 @@ MONARCH_DEVICE void prefetch_rows(RowsInUse use, Place place) {
   });
 }
 
-// To where stage<true>() looks for them, once all threads have waited for their copies, or to the L2 cache what there
-// is no room for. Nobody may still read the rows before.
+// To where stage() looks for them, once all threads have waited for their copies, or to the L2 cache what there is no
+// room for. Nobody may still read the rows before.
 template <class Source>
 MONARCH_DEVICE void fetch(RowsInUse use, Source source, int begin = 0) {
   const StagedRows s(use);
@@ -336,7 +388,7 @@ MONARCH_DEVICE void fetch(RowsInUse use, Source source, int begin = 0) {
 }
 
 // source(s, row) gives a row of fft_rows.cuh, for rows from `begin` on. `Fetched`: by fetch().
-template <bool Fetched = false, class Source>
+template <bool Numbered, bool Fetched = false, class Source>
 MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
   const StagedRows s(use);
   if (s.thread < s.tile.rows) s.greatest_point(s.thread, s.turn ^ 1) = 0;  // those before are no longer needed
@@ -354,7 +406,7 @@ MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
       greatest = greatest_of(x, greatest);
       put_piece(x, s.plane(0)[place], s.plane(1)[place]);
     };
-    int piece = for_eights(s, row, points, first, step, [&](int piece, int place) {
+    int piece = for_eights<Numbered>(s, row, points, first, step, [&](int piece, int place) {
       float x[8];
       points.read(piece * 8, x);
       put(place, x);
@@ -363,7 +415,7 @@ MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
       float x[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) x[i] = points(piece * 8 + i);
-      put(s.place(row, piece), x);
+      put(s.place_of<Numbered>(row, piece), x);
     }
     const uint32_t of_warp = warp_max(bits_of(greatest));
     if (s.at.lane == 0) atomicMax(&s.greatest_point(row, s.turn), of_warp);
@@ -371,7 +423,7 @@ MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
 }
 
 // sink(s, row) gets the results of rows from `begin` on.
-template <class Sink>
+template <bool Numbered, class Sink>
 MONARCH_DEVICE void unstage(RowsInUse use, Sink sink, int begin = 0) {
   const StagedRows s(use);
   for_rows(s, begin, [&](int row, int first, int step) {
@@ -379,14 +431,14 @@ MONARCH_DEVICE void unstage(RowsInUse use, Sink sink, int begin = 0) {
     const float back = s.block().gain * inverse_of_power(scale_for(s.greatest_point(row, s.turn))) *
                        inverse_of_power(scale_for(s.greatest_bin(row)));
     const auto take = [&](int place, float (&x)[8]) { take_piece(s.plane(0)[place], s.plane(1)[place], back, x); };
-    int piece = for_eights(s, row, points, first, step, [&](int piece, int place) {
+    int piece = for_eights<Numbered>(s, row, points, first, step, [&](int piece, int place) {
       float x[8];
       take(place, x);
       points.write(piece * 8, x);
     });
     for (; piece < s.points() / 8; piece += step) {
       float x[8];
-      take(s.place(row, piece), x);
+      take(s.place_of<Numbered>(row, piece), x);
 #pragma unroll
       for (int i = 0; i < 8; ++i) points(piece * 8 + i, x[i]);
     }

@@ -6,10 +6,12 @@
 
 namespace monarch {
 
-// 16 bytes: two neighbouring halves, or a float, in each word.
-struct alignas(16) Quad {
-  uint32_t w[4];
+// Neighbouring words, each two neighbouring halves or a float; 16 bytes of them.
+template <int N>
+struct alignas(4 * N) Words {
+  uint32_t w[N];
 };
+using Quad = Words<4>;
 
 struct FloatPair {
   float low, high;
@@ -41,6 +43,10 @@ MONARCH_DEVICE uint32_t times(uint32_t a, uint32_t b) {  // products of halves a
   return pack(x.low * y.low, x.high * y.high);
 }
 #endif
+
+MONARCH_DEVICE Quad times(Quad x, uint32_t factor) {
+  return {times(x.w[0], factor), times(x.w[1], factor), times(x.w[2], factor), times(x.w[3], factor)};
+}
 
 // The lower, or the upper, halves of two words.
 MONARCH_DEVICE uint32_t lower_halves(uint32_t a, uint32_t b) { return (a & 0xFFFF) | b << 16; }

@@ -3,9 +3,8 @@
 // channel by channel.
 #pragma once
 
-#include "fft_matrix_head.cuh"
+#include "fft_matrix_inner.cuh"
 #include "fft_matrix_nodes.cuh"
-#include "fft_matrix_outer.cuh"
 
 namespace monarch {
 

@@ -262,12 +262,13 @@ template <NodeKind Kind>
 MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total, bool add, bool inputs_too) {
   const StagedRows s(use);
   const NodeTransform<Kind> transform(s);
+  const NodeFilter<Kind> of_rows(s, spectra, 0);
+  const NodeBinsOfLane<Kind>& places = of_rows.places;
+  BinPair* const to = reinterpret_cast<BinPair*>(total);
   const int pairs = s.rows / 2;
   for (NodePlace<Kind> at(s, s.thread / 32); at.node < s.tile.nodes; at.move(s, s.tile.threads / 32)) {
-    const NodeBinsOfLane<Kind> places(s);
-    BinPair* const to = reinterpret_cast<BinPair*>(total);
     BinPair filter[4], sums[4];
-    NodeFilter<Kind>(s, spectra, 0).load(s, at.node, filter);
+    of_rows.load(s, at.node, filter);
 #pragma unroll
     for (int j = 0; j < 4; ++j) sums[j] = total && add ? to[places.of(s, at.node, j)] : BinPair{};
     for (int i = 0; i < pairs; ++i) {

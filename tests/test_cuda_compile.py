@@ -215,7 +215,7 @@ TENSOR_CORE_BUDGETS = {
             "level": ({"HMMA.16816.F32": 16}, 512),
             "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
         },
-        51,
+        50,
     ),
     "inner nodes": LoopBudget(
         ("staged_inner_nodes", "InnerLevel"),
@@ -267,7 +267,7 @@ TENSOR_CORE_BUDGETS = {
             "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
             "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
         },
-        48,
+        47,
     ),
 }
 WARP = 32

@@ -41,7 +41,7 @@ class StagedTransforms {
     if (rows == 0) return nullptr;
     if (!whole_) return conv_in_three(source, sink, grid, spectra, workspace);
     const auto tile = plan_matrix_tile(tree_, rows, *exec_.device);
-    return with_passes<Source>(*tile, source.are_precise(), [&](auto passes) {
+    return with_passes<Source::kMayBePrecise>(*tile, source.are_precise(), [&](auto passes) {
       return launch_resident(&conv_staged_rows<decltype(passes), Source, Sink>, pieces(rows, tile->rows), tile->threads,
                              tile->shared_bytes, exec_, source, sink, grid, spectra, transform(*tile));
     });
@@ -54,7 +54,7 @@ class StagedTransforms {
     const auto tile = plan_gradient_tile(tree_, pieces(grid.batch, slices), *exec_.device);
     if (!tile) return "rows of this length do not fit into a block with their gradients";
     const bool precise = rows.input.are_precise() || rows.grad.are_precise();
-    return with_passes<GatedSource<Io>>(*tile, precise, [&](auto passes) {
+    return with_passes<GatedSource<Io>::kMayBePrecise>(*tile, precise, [&](auto passes) {
       return launch_resident(&staged_gradients<decltype(passes), Io>, tasks, tile->threads, tile->shared_bytes, exec_,
                              rows, grid, slices, spectra, totals, transform(*tile));
     });

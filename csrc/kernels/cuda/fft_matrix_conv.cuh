@@ -73,13 +73,13 @@ struct InnerNode : PassesOf<NodeKind{.part = true}> {
   static MONARCH_DEVICE void inverse(RowsInUse rows) { twist_nodes<true>(rows); }
 };
 
-// For rows of this source. `precise`: what are_precise() of fft_rows.cuh says of them.
-template <class Source, class F>
+// `precise`: what are_precise() of fft_rows.cuh says of the rows.
+template <bool MayBePrecise, class F>
 const char* with_passes(const MatrixTile& tile, bool precise, F f) {
   if (!tile.level) return f(NodesBelowHead());
   if (tile.parts == 2) return f(LevelAtRoot<2>());
   if (tile.head == 1) return f(LevelAtRoot<1>());
-  if constexpr (Source::kMayBePrecise)
+  if constexpr (MayBePrecise)
     if (precise) return f(LevelAndHead<true>());
   return f(LevelAndHead<false>());
 }
@@ -200,8 +200,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     take_columns<Top::kNumbered>(turn, halves, row, columns);
     for (int level = block.tile.levels - 1; level >= 0; --level) outer_level<true>(level);
     Top::inverse(turn);
-    const int same = anew(i);
-    unstage_columns<Top::kNumbered>(same & 1, grid.at(sink, same / halves.blocks), same % halves.blocks);
+    unstage_columns<Top::kNumbered>(turn, grid.at(sink, row), columns);
   }
 }
 

@@ -12,22 +12,30 @@ struct HeadShape {
   static constexpr int kOdd = Odd_, kBits = Bits_, kParts = Odd_ << Bits_;
 };
 
-// Calls f(HeadShape).
+// Calls f(HeadShape) for a head that a level fits above.
 template <class F>
-MONARCH_DEVICE void with_head(int parts, F f) {
-  switch (parts) {
-    case 1: return f(HeadShape<1, 0>());
-    case 2: return f(HeadShape<1, 1>());
+MONARCH_DEVICE void with_radix(int head, F f) {
+  switch (head) {
     case 3: return f(HeadShape<3, 0>());
     case 4: return f(HeadShape<1, 2>());
     case 5: return f(HeadShape<5, 0>());
     case 6: return f(HeadShape<3, 1>());
     case 8: return f(HeadShape<1, 3>());
+    default: __trap();
+  }
+}
+
+// The same for any head.
+template <class F>
+MONARCH_DEVICE void with_head(int parts, F f) {
+  switch (parts) {
+    case 1: return f(HeadShape<1, 0>());
+    case 2: return f(HeadShape<1, 1>());
     case 10: return f(HeadShape<5, 1>());
     case 12: return f(HeadShape<3, 2>());
     case 20: return f(HeadShape<5, 2>());
     case 24: return f(HeadShape<3, 3>());
-    default: __trap();
+    default: return with_radix(parts, f);
   }
 }
 
@@ -127,19 +135,6 @@ MONARCH_DEVICE_CALL void staged_head(RowsInUse use) {
 //
 // A `Tile` here has two planes of pieces of eight columns, place(slot, piece) of which lie apart() further eight slots
 // further, and the matrices of a direction, kMatrixPitch fragments one after the other.
-
-// Calls f(HeadShape) for a head that a level fits above.
-template <class F>
-MONARCH_DEVICE void with_radix(int head, F f) {
-  switch (head) {
-    case 3: return f(HeadShape<3, 0>());
-    case 4: return f(HeadShape<1, 2>());
-    case 5: return f(HeadShape<5, 0>());
-    case 6: return f(HeadShape<3, 1>());
-    case 8: return f(HeadShape<1, 3>());
-    default: __trap();
-  }
-}
 
 // How many pieces at a time have their sums in registers.
 template <int Radix>

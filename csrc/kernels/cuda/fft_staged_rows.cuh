@@ -111,8 +111,8 @@ struct StagedRows {
   template <bool Numbered>
   MONARCH_DEVICE int place_of(int row, int piece) const {
     if (!Numbered) return place(row, piece);
-    const int block = piece >> 5, j = block * tile.reciprocal >> 16, l = block - j * tile.head;
-    return place(row, (16 * l + j) << 5 | (piece & 31));
+    const int block = piece >> kNodeStride, j = block * tile.reciprocal >> 16, l = block - j * tile.head;
+    return place(row, (16 * l + j) << kNodeStride | (piece & (kNodeQuads - 1)));
   }
   // Words of the planes, for two columns.
   MONARCH_DEVICE int word(int row, int node, int pair) const {

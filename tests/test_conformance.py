@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from emulator import build
+from torch.utils.cpp_extension import CUDA_HOME
 
 ROOT = Path(__file__).resolve().parents[1]
 LANES, WORDS = 32, 8
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(CUDA_HOME or "") / "bin"))
 QUARTER, GROUP = np.arange(LANES) % 4, np.arange(LANES) // 4  # q and g of ptx.cuh
 
 # runs a function of conformance.cuh on words (WORDS, LANES)
@@ -25,9 +27,11 @@ Run = Callable[[str, np.ndarray], np.ndarray]
 
 
 def compiled(arch: str, folder: Path) -> Path:
+    if NVCC is None:
+        pytest.skip("nvcc is not installed")
     cubin = folder / "conformance.cubin"
     source = ROOT / "tests" / "emulator" / "conformance.cu"
-    command = ["nvcc", "-std=c++20", "-O3", f"-arch={arch}", "-Werror=all-warnings", f"-I{ROOT / 'csrc'}", "-cubin"]
+    command = [NVCC, "-std=c++20", "-O3", f"-arch={arch}", "-Werror=all-warnings", f"-I{ROOT / 'csrc'}", "-cubin"]
     subprocess.run([*command, "-o", str(cubin), str(source)], check=True)
     return cubin
 
@@ -134,6 +138,18 @@ def test_products(run):
     np.testing.assert_array_equal(run("products", words)[:4], expected)
 
 
+def test_roots(run):
+    generator = np.random.default_rng(2)
+    words = np.zeros((WORDS, LANES), np.int32)
+    words[1], words[3] = generator.integers(1, 1 << 24, LANES), 4 * np.arange(1, LANES + 1)
+    words[0] = words[1] * generator.uniform(-16, 16, LANES)
+    words[2] = np.arange(-LANES, LANES, 2) * np.arange(LANES)
+    angles = 2 * np.pi * words[0:4:2] / words[1:4:2]
+    exact = np.stack([np.cos(angles[0]), np.sin(angles[0]), np.cos(angles[1]), np.sin(angles[1])])
+    got = run("roots", words.view(np.uint32))[:4].view(np.float32)
+    np.testing.assert_allclose(got, exact, rtol=0, atol=2e-6)
+
+
 def test_copies(run):
     words = random_words()
     quads, sizes = words[:4].reshape(LANES, 4).copy(), words[4] % 17
@@ -142,7 +158,6 @@ def test_copies(run):
     np.testing.assert_array_equal(run("copies", words)[:4], expected)
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a", "sm_120"])
 def test_the_kernels_for_a_gpu_compile(arch, tmp_path):
     assert compiled(arch, tmp_path).stat().st_size > 0

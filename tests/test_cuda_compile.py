@@ -147,7 +147,7 @@ TENSOR_CORE_BUDGETS = {
             "level, back": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 512),
             "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        52,
+        51,
     ),
     # whose nodes take one row each, so that nothing is left out of their loop
     "convolution of 16,384 points": LoopBudget(
@@ -183,91 +183,86 @@ TENSOR_CORE_BUDGETS = {
             "to memory, input": ({"STG.E.128": 2, "LDS.128": 2}, 256),
             "to memory, gate": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        122,
+        121,
     ),
     # of 1,048,576 points in three launches
     "outer part": LoopBudget(
         ("staged_outer_forward", "GatedSourceINS_4Bf16E", "OuterRootILb0E"),
         {
-            "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
+            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
             "level at the root": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 0}, 512),
-            "level": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 512),
-            "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
+            "level, to the workspace": ({"HMMA.16816.F32": 16, "STG.E.128": 4}, 512),
         },
-        40,
+        25,
     ),
     # of 524,288 points
     "outer part with a head": LoopBudget(
         ("staged_outer_forward", "GatedSourceINS_4Bf16E", "OuterRootAndHeadILb0E"),
         {
-            "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
+            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
             "level and head of 8": ({"HMMA.16816.F32": 32, "STS": 32, "LDS.64": 0}, 1024),
-            "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
+            "to the workspace": ({"STG.E.128": 2, "HMMA.16816.F32": 0}, 256),
         },
-        29,
+        28,
     ),
     # where no level can come before the head, as if that were of 8
     "outer part below a head": LoopBudget(
         ("staged_outer_forward", "GatedSourceINS_4Bf16E", "OuterHeadE"),
         {
-            "from memory": ({"LDG.E.128": 2, "STS.128": 2}, 256),
+            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
             "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
-            "level": ({"HMMA.16816.F32": 16}, 512),
-            "to the workspace": ({"ST.E.128": 2, "LDS.128": 2}, 256),
+            "level, to the workspace": ({"HMMA.16816.F32": 16, "STG.E.128": 4}, 512),
         },
-        50,
+        37,
     ),
     "inner nodes": LoopBudget(
         ("staged_inner_nodes", "InnerLevel"),
         {
-            "from the workspace": ({"LDG.E.128": 2, "STS.128": 2}, 256),
-            "level, forward": ({"HMMA.16816.F32": 32, "STS": 16}, 512),
+            "from the workspace": ({"LDGSTS.E.BYPASS.128": 2}, 256),
+            "level, forward": ({"HMMA.16816.F32": 32, "HMUL2": 16}, 512),
             "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
-            "level, back": ({"HMMA.16816.F32": 32, "STS.128": 4}, 512),
-            "to the workspace": ({"STG.E.128": 2, "LDS.128": 2}, 256),
+            "level, to the workspace": ({"HMMA.16816.F32": 32, "STG.E.128": 4}, 512),
         },
-        62,
+        48,
     ),
     "inner gradients": LoopBudget(
         ("staged_inner_gradients", "InnerLevel"),
         {
-            "what comes next, both": ({"LDGSTS.E.BYPASS.128": 4}, 256),
-            "from there, both": ({"LDG.E": 1, "STS.128": 2}, 128),
-            "level, forward, both": ({"HMMA.16816.F32": 32, "STS": 16}, 256),
+            "what comes next, both": ({"LDGSTS.E.BYPASS.128": 2}, 128),
+            "level, forward, both": ({"HMMA.16816.F32": 32, "HMUL2": 16}, 256),
             "nodes, both": ({"HMMA.16816.F32": 64, "LDSM.16.MT88.4": 4}, 256),
-            "level, back, both": ({"HMMA.16816.F32": 32, "STS.128": 4}, 256),
-            "to the workspace, both": ({"STG.E.128": 2, "LDS.128": 2}, 128),
+            "level, to the workspace, both": ({"HMMA.16816.F32": 32, "STG.E.128": 4}, 256),
         },
-        137,
+        101,
     ),
     "outer part, back": LoopBudget(
         ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "OuterRootILb0E"),
         {
-            "from the workspace": ({"HMUL2": 8, "STS.128": 2}, 256),
+            "from the workspace": ({"LDGSTS.E.BYPASS.128": 2}, 256),
             "level": ({"HMMA.16816.F32": 16, "LDS.64": 2}, 512),
             "level at the root": ({"HMMA.16816.F32": 16, "LDS.64": 0}, 512),
-            "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
+            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        36,
+        29,
     ),
     "outer part with a head, back": LoopBudget(
         ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "OuterRootAndHeadILb0E"),
         {
-            "from the workspace": ({"HMUL2": 8, "STS.128": 2}, 256),
+            "from the workspace": ({"LDGSTS.E.BYPASS.128": 2}, 256),
             "level and head of 8": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 8}, 1024),
-            "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
+            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        31,
+        28,
     ),
     "outer part below a head, back": LoopBudget(
         ("staged_outer_inverse", "GatedSinkINS_4Bf16E", "OuterHeadE"),
         {
-            "from the workspace": ({"HMUL2": 8, "STS.128": 2}, 256),
+            "from the workspace": ({"LDGSTS.E.BYPASS.128": 2}, 256),
             "level": ({"HMMA.16816.F32": 16}, 512),
             "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
-            "to memory": ({"STG.E.128": 1, "LDS.128": 2}, 256),
+            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        47,
+        43,
     ),
 }
 WARP = 32

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emul
 # Rows that take three launches on the way back, with the shared memory in bytes of a machine on which they do: the head
 # and the levels of the outer part, points of an inner node, columns of a tile of the outer part.
 SHORT_CUTS = {
-    (1000, 10000): (4, 0, 256, 256),
+    (1000, 10100): (4, 0, 256, 256),
     (8189, 24000): (32, 0, 256, 64),
     (12285, 60000): (3, 0, 4096, 256),
 }
@@ -210,7 +210,7 @@ def test_the_check_notices_wrong_gradients():
         assert relative_error(results[name], exact[name]) > 2 * limit, name
 
 
-@over_machines(253, 1000, 4093, (1000, 10000), (8189, 24000), (12285, 60000))
+@over_machines(253, 1000, 4093, (1000, 10100), (8189, 24000), (12285, 60000))
 @pytest.mark.parametrize("slices", [2, 3])
 def test_gradients_in_slices(emulator, seqlen, machine, slices):
     check_case(emulator, seqlen, "two-sided", torch.bfloat16, slices, **machine)
@@ -249,7 +249,7 @@ def test_gradients_do_not_depend_on_the_launch(emulator, seqlen):
         assert torch.equal(alone[f"grad_{name}"], together[f"grad_{name}"][7:8]), name
 
 
-@over_machines((1000, 10000), (12285, 60000))
+@over_machines((1000, 10100), (12285, 60000))
 def test_chunks_of_gradients(emulator, seqlen, machine):
     """Rows in one launch or in several, of one channel or of more: the bits are the same, and those of the sums."""
     batch, channels = 4, 3
@@ -275,7 +275,7 @@ def test_chunks_of_gradients(emulator, seqlen, machine):
     assert torch.equal(slices["spectrum_grad"][:, 1:], half["spectrum_grad"])
 
 
-@over_machines(700, (1000, 10000))
+@over_machines(700, (1000, 10100))
 def test_gradients_are_only_what_is_wanted(emulator, seqlen, machine):
     """Each output alone is what it is together with all others."""
     rows = make_rows("two-sided", seqlen, torch.bfloat16)
@@ -289,7 +289,7 @@ def test_gradients_are_only_what_is_wanted(emulator, seqlen, machine):
         assert torch.equal(alone[name], together[name])
 
 
-@over_machines((1000, 10000))
+@over_machines((1000, 10100))
 @over_dtypes
 def test_gradients_of_a_filter_prepared_for_longer_rows(emulator, seqlen, machine, dtype):
     rows, taps = make_rows("two-sided", 700, dtype), make_taps("two-sided", 700, 5)
@@ -332,7 +332,7 @@ def test_gradients_of_rows_that_rise_and_fall(emulator, seqlen, machine, size_of
     check(got["grad_u"], exact["grad_u"], HALF_OF_IT, roundings_of(seqlen, machine))
 
 
-@over_machines(253, 4096, (1000, 10000))
+@over_machines(253, 4096, (1000, 10100))
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_gradients_that_are_not_finite_stay_in_their_row(emulator, seqlen, machine, bad):
     u, grad = (random(3, 2, seqlen, dtype=torch.bfloat16) for _ in range(2))
@@ -348,7 +348,7 @@ def test_gradients_that_are_not_finite_stay_in_their_row(emulator, seqlen, machi
     assert torch.equal(got["grad_u"][clean], expected["grad_u"][clean])
 
 
-@over_machines(700, (1000, 10000), (12285, 60000))
+@over_machines(700, (1000, 10100), (12285, 60000))
 def test_no_gradients_of_nothing(emulator, seqlen, machine):
     """Rows of zeros, which no power of two scales to 1, and a batch of none."""
     u, grad = (random(2, 2, seqlen, dtype=torch.float16) for _ in range(2))
@@ -367,4 +367,4 @@ def test_bad_length_traps(emulator):
     rows, lengths = random(3, 2, 500, dtype=torch.float16), torch.tensor([500, 501, 0])
     spectrum = make_spectrum(emulator, 500, {"k": random(2, 500)}, {})
     with pytest.raises(RuntimeError, match=r"__trap: thread \d+ of block \d+ at fft_rows.cuh:\d+"):
-        gradients(emulator, {"u": rows, "lengths": lengths}, spectrum, rows, shared_memory=10000)
+        gradients(emulator, {"u": rows, "lengths": lengths}, spectrum, rows, shared_memory=10100)

@@ -62,7 +62,7 @@ void lay_out(MatrixTile& t) {
   t.level_matrices = t.dft_matrix + 192;
   t.head_roots = t.level_matrices + (t.level ? t.head * t.parts * t.parts * 256 : 0);
   t.state = t.head_roots + kRootBins / 2;
-  t.ahead = t.state + t.rows + (t.numbered ? t.nodes / 4 : 0);
+  t.ahead = t.state + t.rows + (t.inner ? t.rows * 16 : t.numbered ? t.nodes / 4 : 0);
   t.shared_bytes = (t.ahead + t.streams * t.rows * t.nodes * kNodeQuads) * int64_t{16};
 }
 
@@ -127,7 +127,8 @@ bool lay_out_outer(OuterTile& t, const DeviceInfo& device) {
     t.head_roots = t.dft_matrix + (t.levels ? 64 : 0);
     t.state = t.head_roots + (t.radix ? t.radix * 128 : t.parts ? t.parts * t.parts * 128 : kRootBins / 2);
     t.in_tree = t.state + 1;
-    t.shared_bytes = (t.in_tree + (t.radix ? t.head / 4 : 0)) * int64_t{16};
+    t.rescaling = t.in_tree + (t.radix ? t.head / 4 : 0);
+    t.shared_bytes = (t.rescaling + (t.nodes + 7) / 8) * int64_t{16};
     if (t.shared_bytes > device.shared_memory) continue;
     const int most = kMaxTileThreads / blocks_side_by_side(t.shared_bytes, device);
     const int columns = points / t.head;  // which the head's pass takes in pairs, or 32 a warp, or as few as it likes
@@ -157,6 +158,7 @@ std::optional<MatrixCut> first_cut(const TreeShape& tree, const DeviceInfo& devi
     if (outer.levels < 0 || outer.levels > kMaxOuterLevels) continue;
     for (int level = 0; level < outer.levels; ++level) outer.nodes *= kNodePoints;
     outer.inner = static_cast<int>(tree.points / outer.nodes);
+    cut.inner.inner = true;
     cut.inner.level = cut.inner.factored = products == 3;
     cut.inner.nodes = cut.inner.level ? kNodePoints : 1;
     const OuterTile plain = outer;

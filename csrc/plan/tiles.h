@@ -50,6 +50,7 @@ struct MatrixTile {
   int parts = 1;  // 2: the level makes 32 nodes
   bool level = false;
   bool numbered = false;  // nodes are in the row's order rather than in the tree's, whose head comes before the level
+  bool inner = false;     // below a node of an outer part
   bool factored = false;  // twiddles of the nodes' points: not all of them, as for a long row, but factors
   int nodes = 1;          // of a row
   int rows = 1;           // side by side
@@ -87,7 +88,7 @@ struct OuterTile {
   int64_t shared_bytes = 0;
   // Shared memory in units of 16 bytes: the size of a plane, as above, and the distance of the two, then where the
   // tables begin.
-  int plane = 0, pitch = 0, twists = 0, dft_matrix = 0, head_roots = 0, state = 0, in_tree = 0;
+  int plane = 0, pitch = 0, twists = 0, dft_matrix = 0, head_roots = 0, state = 0, in_tree = 0, rescaling = 0;
   int folded = 0;  // the bits of a piece's number that say in which banks it is
 
   constexpr int columns() const { return 8 << side; }

@@ -49,6 +49,13 @@ MONARCH_DEVICE void products(const Words& w) {
   w.put(times(w[0], w[4]), times(w[1], w[4]), times(w[2], w[4]), times(w[3], w[4]));
 }
 
+// exp(2 pi i times word 0 over word 1), and of words 2 and 3.
+MONARCH_DEVICE void roots(const Words& w) {
+  const auto first = near_root(static_cast<int>(w[0]), static_cast<int>(w[1]));
+  const auto second = near_root(static_cast<int>(w[2]), static_cast<int>(w[3]));
+  w.put(bits_of(first.re), bits_of(first.im), bits_of(second.re), bits_of(second.im));
+}
+
 // Words 0 to 3 of the input, lane after lane, of which so many bytes as word 4 says are copied, less than 17.
 MONARCH_DEVICE void copies(const Words& w) {
   Quad* const quads = shared_memory<Quad>();

@@ -351,6 +351,7 @@ struct {
     {"matrices", &conform<conformance::matrices>},
     {"words", &conform<conformance::words>},
     {"products", &conform<conformance::products>},
+    {"roots", &conform<conformance::roots>},
     {"copies", &conform<conformance::copies>},
 };
 

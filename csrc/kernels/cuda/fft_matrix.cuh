@@ -38,12 +38,17 @@ struct Columns {
   uint32_t re[8], im[8];
 
   MONARCH_DEVICE void load(const StagedRows& s, int row, int first) {
-    const int place = s.place(0, first + s.at.lane % 16, s.columns(), s.at.lane / 16);
-    load(s.plane(0) + s.quads_before(row), s.plane(1) + s.quads_before(row), place);
+    load(s.plane(0), s.plane(1), s.place(row, first + s.at.lane % 16, s.columns(), s.at.lane / 16));
   }
   MONARCH_DEVICE void load(const Quad* plane_re, const Quad* plane_im, int place) {
     load_plane(plane_re, place, re);
     load_plane(plane_im, place, im);
+  }
+  // Times factors[q], for rows 2 q and 2 q + 1, and factors[4 + q], for the eight below.
+  MONARCH_DEVICE void rescale(const uint32_t* factors, int q) {
+    const uint32_t of_half[2] = {factors[q], factors[4 + q]};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) re[i] = times(re[i], of_half[i & 1]), im[i] = times(im[i], of_half[i & 1]);
   }
   // Of real numbers, which are still float: products take columns 8 q + 2 t + e to lane q, in place of 8 t + 2 q + e.
   MONARCH_DEVICE void load_real(const StagedRows& s, int row, int first, float scale) {
@@ -121,23 +126,14 @@ MONARCH_DEVICE void store_columns(const StagedRows& s, int row, int first, F wor
 }
 
 // The sums, twisted to the nodes' own transforms by twiddle(r, t), to the 16 nodes from `first` on.
-template <bool Real, class F>
+template <class F>
 MONARCH_DEVICE void store_level(const StagedRows& s, const LevelSums& x, int row, int first, F twiddle) {
-  const auto twisted = [&](int r, int t, uint32_t& re, uint32_t& im) {
+  store_columns(s, row, first, [&](int r, int t, uint32_t& re, uint32_t& im) {
     const BinPair w = twiddle(r, t);
     const Bin a = mul(Bin{x.re[t][2 * r], x.im[t][2 * r]}, w.first);
     const Bin b = mul(Bin{x.re[t][2 * r + 1], x.im[t][2 * r + 1]}, w.second);
     re = pack(a.re, b.re), im = pack(a.im, b.im);
-  };
-  if (Real) return store_columns(s, row, first, twisted);
-  const int place = s.place(row, first + s.at.g, s.columns(), 0);
-#pragma unroll
-  for (int r = 0; r < 2; ++r)
-#pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      const int word = ((place ^ t) + 8 * r * kNodeQuads) * kQuadWords + s.at.q;
-      twisted(r, t, s.words(0)[word], s.words(1)[word]);
-    }
+  });
 }
 
 // From real rows in `Parts` parts of 16 nodes to as many groups of 16 nodes. With one part, rows share what is the same
@@ -176,7 +172,7 @@ MONARCH_DEVICE void level_forward_real(RowsInUse use) {
             mma(x.im[t], a_im, b[part].re[2 * t], b[part].re[2 * t + 1]);
           }
         }
-      store_level<true>(s, x, row, 16 * group, [&](int r, int t) {
+      store_level(s, x, row, 16 * group, [&](int r, int t) {
         return Parts == 1 ? twiddles[4 * r + t] : s.factored_twiddle(16 * group + s.at.g + 8 * r, pair + t);
       });
     }
@@ -205,14 +201,14 @@ MONARCH_DEVICE void level_inverse_real(RowsInUse use) {
   });
 }
 
-// The level of an inner node, of complex numbers: calls store(sums, row). The way back's matrices lie behind the
-// others.
-template <bool Inverse, class F>
-MONARCH_DEVICE void inner_level(const StagedRows& s, F store) {
+// The level of an inner node, of complex numbers: load(columns, row), then store(sums, row). The way back's matrices
+// lie behind the others.
+template <bool Inverse, class L, class F>
+MONARCH_DEVICE void inner_level(const StagedRows& s, L load, F store) {
   for_columns(s, s.rows, [&](int row) {
     Columns b;
-    b.load(s, row, 0);
-    __syncwarp();
+    load(b, row);
+    __syncwarp();  // the columns are written where they were read
     LevelSums x;
     for_parts(s.at, s.level_matrices(0) + (Inverse ? 128 : 0), [&](const Fragment& a_re, const Fragment& a_im) {
       const ComplexFragment a(a_re, a_im);
@@ -220,24 +216,6 @@ MONARCH_DEVICE void inner_level(const StagedRows& s, F store) {
       for (int t = 0; t < 4; ++t) multiply<Inverse>(x.re[t], x.im[t], a, b.re + 2 * t, b.im + 2 * t);
     });
     store(x, row);
-  });
-}
-
-MONARCH_DEVICE void level_forward(RowsInUse use) {
-  const StagedRows s(use);
-  inner_level<false>(s, [&](const LevelSums& x, int row) {
-    store_level<false>(s, x, row, 0, [&](int r, int t) {
-      return s.factored_twiddle(s.at.g + 8 * r, 16 * s.columns() + 4 * t + s.at.q);
-    });
-  });
-}
-
-MONARCH_DEVICE void level_inverse(RowsInUse use) {
-  const StagedRows s(use);
-  inner_level<true>(s, [&](const LevelSums& x, int row) {
-    store_columns(s, row, 0, [&](int r, int t, uint32_t& re, uint32_t& im) {
-      re = pack(x.re[t][2 * r], x.re[t][2 * r + 1]), im = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
-    });
   });
 }
 

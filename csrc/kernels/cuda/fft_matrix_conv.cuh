@@ -4,7 +4,7 @@
 #pragma once
 
 #include "fft_matrix_inner.cuh"
-#include "fft_matrix_nodes.cuh"
+#include "fft_matrix_outer.cuh"
 
 namespace monarch {
 
@@ -24,31 +24,22 @@ MONARCH_DEVICE_CALL void find_filters(RowsInUse use, const Bin* spectra, F chann
     for (next = row + 1; next < s.rows && s.channel(next) == s.channel(row);) ++next;
     const NodePairs<Part> places(s, 0);
     const auto* const bins = places.filter(s, spectra, row) + places.first;
-    const int together = s.points() / kNodePoints;  // of the first pairs of all nodes, then of the second ones
+    const int together =
+        s.tile.level ? 8 : 4;  // logarithm, of an inner node: first pairs of all nodes, then second ones
+    uint32_t greatest = 0;
+#pragma unroll 4
     for (int i = s.thread; i < s.points() / 2; i += s.tile.threads) {
-      const BinPair pair = bins[Part ? i + i / together * (places.pitch - together) : i];
-      uint32_t greatest = 0;
+      const BinPair pair = bins[Part ? i + (i >> together) * (places.pitch - (1 << together)) : i];
       for (const float v : {pair.first.re, pair.first.im, pair.second.re, pair.second.im}) {
         const uint32_t bits = bits_of(v) & 0x7FFFFFFF;
         greatest = bits > greatest ? bits : greatest;
       }
-      greatest = warp_max(greatest);
-      for (int same = row + s.at.lane; same < next; same += 32) atomicMax(&s.greatest_bin(same), greatest);
     }
+    greatest = warp_max(greatest);
+    for (int same = row + s.at.lane; same < next; same += 32) atomicMax(&s.greatest_bin(same), greatest);
   }
 }
 
-// The passes of a MatrixTile around its nodes, a type for each kind, so that there is a kernel for each: all that a
-// thread has then fits into its registers.
-template <NodeKind Kind>
-struct PassesOf {
-  static constexpr bool kNumbered = Kind.numbered;
-
-  static MONARCH_DEVICE void multiply(RowsInUse rows, const Bin* spectra) { node_pass<Kind>(rows, spectra); }
-  static MONARCH_DEVICE void gradients(RowsInUse rows, const Bin* spectra, Bin* total, bool add, bool inputs_too) {
-    node_gradients<Kind>(rows, spectra, total, add, inputs_too);
-  }
-};
 struct NodesBelowHead : PassesOf<NodeKind{}> {
   static MONARCH_DEVICE void forward(RowsInUse rows) { staged_head<false>(rows); }
   static MONARCH_DEVICE void inverse(RowsInUse rows) { staged_head<true>(rows); }
@@ -62,15 +53,6 @@ template <bool Precise>
 struct LevelAndHead : PassesOf<NodeKind{.level = true, .factored = true, .numbered = true}> {
   static MONARCH_DEVICE void forward(RowsInUse rows) { level_and_head_forward<Precise>(rows); }
   static MONARCH_DEVICE void inverse(RowsInUse rows) { level_and_head_inverse(rows); }
-};
-// Below an inner node.
-struct InnerLevel : PassesOf<NodeKind{.level = true, .factored = true, .part = true}> {
-  static MONARCH_DEVICE void forward(RowsInUse rows) { level_forward(rows); }
-  static MONARCH_DEVICE void inverse(RowsInUse rows) { level_inverse(rows); }
-};
-struct InnerNode : PassesOf<NodeKind{.part = true}> {
-  static MONARCH_DEVICE void forward(RowsInUse rows) { twist_nodes<false>(rows); }
-  static MONARCH_DEVICE void inverse(RowsInUse rows) { twist_nodes<true>(rows); }
 };
 
 // `precise`: what are_precise() of fft_rows.cuh says of the rows.
@@ -186,8 +168,12 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     const int row = i / halves.blocks, columns = i % halves.blocks, turn = i & 1;
     stage_columns<Top::kNumbered>(turn, grid.at(source, row), columns);
     Top::forward(turn);
-    for (int level = 0; level < block.tile.levels; ++level) outer_level<false>(level);
-    put_columns<Top::kNumbered>(turn, halves, row, columns);
+    for (int level = 0; level + 1 < block.tile.levels; ++level) outer_level<false>(level);
+    if (block.tile.levels) {
+      last_level<Top::kNumbered>(turn, halves, row, columns);
+    } else {
+      put_columns<Top::kNumbered>(turn, halves, row, columns);
+    }
   }
 }
 
@@ -226,12 +212,13 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
     const int left = grid.rows() - task.first;
     const RowsInUse use{left < together ? left : together, i & 1};
     find_filters<true>(use, spectra, [=, batch = grid.batch](int row) { return (task.first + row) / batch; });
-    stage_halves(use, halves, task.node, task.rows());
+    const InnerRows rows{halves, task.node, task.rows()};
+    fetch_halves(use, rows);
+    wait_for_halves(use, rows);
     Passes::forward(use);
     Passes::multiply(use, spectra);
-    Passes::inverse(use);
-    const InnerTask same(anew(i), groups, together);
-    unstage_halves(use, halves, same.node, same.rows());
+    const InnerTask same(opaque(i), groups, together);
+    Passes::inverse(use, InnerRows{halves, same.node, same.rows()});
   }
 }
 
@@ -316,11 +303,12 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
   };
   const auto fetch_from = [&](int task, int b) {  // of the batch, or what comes next
     if (b >= grid.batch) ++task, b = 0;
-    if (!block.tile.alone || task >= block.share.end) return;
+    if (task >= block.share.end) return;
     const int n = grid.batch - b < most ? grid.batch - b : most;
-    fetch_halves({2 * n}, halves, task / grid.channels, row_of(task, b, n));
+    fetch_halves({2 * n}, InnerRows{halves, task / grid.channels, row_of(task, b, n)});
   };
-  fetch_from(block.share.begin - 1, grid.batch);
+  const bool ahead = block.tile.streams == kMostStreams;
+  if (ahead) fetch_from(block.share.begin, 0);
   int turn = 0;
   for (int task = block.share.begin; task < block.share.end; ++task) {
     const int node = task / grid.channels, channel = task % grid.channels;
@@ -330,13 +318,13 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
     do {  // for an empty batch too, whose sum is zero
       const int n = grid.batch - b < most ? grid.batch - b : most;
       const RowsInUse use{2 * n, turn ^= 1}, wanted{back * n, turn};
-      if (block.tile.alone) wait_for_all_copies();
-      stage_halves<true>(use, halves, node, row_of(task, b, n));
-      fetch_from(task, b + n);
+      const InnerRows rows{halves, node, row_of(task, b, n)};
+      if (!ahead) fetch_from(task, b);
+      wait_for_halves(use, rows);
       Passes::forward(use);
+      if (ahead) fetch_from(task, b + n);
       Passes::gradients(use, spectra, sums.of(channel), sums.add || b > 0, back == 2);
-      Passes::inverse(wanted);
-      unstage_halves(wanted, halves, node, row_of(task, b, n));
+      Passes::inverse(wanted, rows);
       b += n;
     } while (b < grid.batch);
   }

@@ -250,7 +250,14 @@ MONARCH_DEVICE void back_to_reals(const Tile& tile, const Lane& at, int first, b
 #pragma unroll
   for (int t = 0; t < Count; ++t)
 #pragma unroll
-    for (int i = 0; i < Radix; ++i) load_matrices(plane + (from ^ t) + 2 * i * tile.apart(), b[i][t]);
+    for (int i = 0; i < Radix; ++i) {
+      load_matrices(plane + (from ^ t) + 2 * i * tile.apart(), b[i][t]);
+      if constexpr (Tile::kRescaled)
+        for (int half = 0; half < 2; ++half) {
+          const uint32_t factors = tile.rescaling(8 * i + 4 * half + at.q);
+          b[i][t][half] = times(b[i][t][half], factors), b[i][t][2 + half] = times(b[i][t][2 + half], factors);
+        }
+    }
   __syncwarp();
 #pragma unroll
   for (int t = 0; t < Count; ++t)
@@ -293,6 +300,7 @@ MONARCH_DEVICE void back_to_reals(const Tile& tile, const Lane& at, int first, b
 template <bool Inverse>
 struct NumberedRow {
   static constexpr int kMatrixPitch = 256;
+  static constexpr bool kRescaled = false;
 
   const StagedRows& s;
   int row;

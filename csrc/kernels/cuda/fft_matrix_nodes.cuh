@@ -100,13 +100,19 @@ struct NodePlace {
       if (Kind.factored) coarse += nodes * 32;
     }
   }
-  // What columns 16 (g + 8 r) + 8 j + 2 q ... owe to the level.
-  MONARCH_DEVICE BinPair twiddle(int j, int r) const {
-    const BinPair* const at = twiddles + (j ? twiddles_further : 0);
-    if (!Kind.factored) return at[64 * r];
-    const BinPair fine = *at;
-    const Bin by = coarse[8 * r];
-    return {mul(fine.first, by), mul(fine.second, by)};
+  // What columns 16 (g + 8 r) + 8 j + 2 q ... owe to the level, at 2 j + r.
+  MONARCH_DEVICE void owed(BinPair (&to)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4 && Kind.level; ++i) {
+      const BinPair* const at = twiddles + (i >> 1 ? twiddles_further : 0);
+      if (!Kind.factored) {
+        to[i] = at[64 * (i & 1)];
+      } else {
+        const BinPair fine = *at;
+        const Bin by = coarse[8 * (i & 1)];
+        to[i] = {mul(fine.first, by), mul(fine.second, by)};
+      }
+    }
   }
 };
 
@@ -189,15 +195,16 @@ struct NodeTransform {
     return z;
   }
 
-  // Back to columns, of row `row`.
-  MONARCH_DEVICE void store(const StagedRows& s, const NodeSums& bins, const NodePlace<Kind>& at, int row) const {
+  // Back to columns, of row `row`, which owe so much to the level.
+  MONARCH_DEVICE void store(const StagedRows& s, const NodeSums& bins, const NodePlace<Kind>& at, int row,
+                            const BinPair (&owed)[4]) const {
     Fragment a_re, a_im;
     bins.pack_into(a_re, a_im);
     NodeSums v = transform_transposed(f, a_re, a_im);
     v.twist<true>([&](int j, int r) { return inner[2 * j + r]; });
     v.pack_into(a_re, a_im);
     NodeSums y = transform_transposed(f, a_re, a_im);
-    if (Kind.level) y.twist<true>([&](int j, int r) { return at.twiddle(j, r); });
+    if (Kind.level) y.twist<true>([&](int j, int r) { return owed[2 * j + r]; });
     y.pack_into(a_re, a_im);
     __syncwarp();  // the node is written where it was read
     uint32_t* const to = at.write + s.quads_before(row) * kQuadWords;
@@ -221,18 +228,20 @@ MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
   const StagedRows s(use);
   NodeTransform<Kind> transform(s);
   const int warps = s.tile.threads / 32;
-  const auto multiply = [&](const NodePlace<Kind>& at, int row, const BinPair(&filter)[4]) {
+  const auto product = [&](const NodePlace<Kind>& at, int row, const BinPair(&filter)[4]) {
     NodeSums z = transform.bins(s, at, row);
     z.template twist<false>([&](int j, int r) { return filter[2 * j + r]; });
-    transform.store(s, z, at, row);
+    return z;
   };
   if constexpr (Kind.numbered) {  // a block has one row, of more nodes than warps
     NodeFilter<Kind> of_row(s, spectra, 0);
     transform.scale_bins(of_row.scale);
     for (NodePlace<Kind> at(s, s.thread / 32); at.node < s.tile.nodes; at.move(s, warps)) {
-      BinPair filter[4];
+      BinPair filter[4], owed[4];
       of_row.load(s, at.node, filter);
-      multiply(at, 0, filter);
+      const NodeSums z = product(at, 0, filter);
+      at.owed(owed);
+      transform.store(s, z, at, 0, owed);
     }
     return __syncthreads();
   }
@@ -242,14 +251,15 @@ MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
   for (int spare = warps - 2 * s.tile.nodes; spare >= 0; spare -= s.tile.nodes) ++rows_abreast;
   if (first_row >= rows_abreast) node = s.tile.nodes;  // nothing left for this warp
   for (NodePlace<Kind> at(s, node); at.node < s.tile.nodes; at.move(s, warps)) {
-    BinPair filter[4];
+    BinPair filter[4], owed[4];
+    at.owed(owed);
     uint32_t channel = ~0u;
     for (int row = first_row; row < s.rows; row += rows_abreast) {
       if (s.channel(row) != channel) {
         channel = s.channel(row);
         NodeFilter<Kind>(s, spectra, row).load(s, at.node, filter);
       }
-      multiply(at, row, filter);
+      transform.store(s, product(at, row, filter), at, row, owed);
     }
   }
   __syncthreads();
@@ -267,8 +277,9 @@ MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total
   BinPair* const to = reinterpret_cast<BinPair*>(total);
   const int pairs = s.rows / 2;
   for (NodePlace<Kind> at(s, s.thread / 32); at.node < s.tile.nodes; at.move(s, s.tile.threads / 32)) {
-    BinPair filter[4], sums[4];
+    BinPair filter[4], sums[4], owed[4];
     of_rows.load(s, at.node, filter);
+    at.owed(owed);
 #pragma unroll
     for (int j = 0; j < 4; ++j) sums[j] = total && add ? to[places.of(s, at.node, j)] : BinPair{};
     for (int i = 0; i < pairs; ++i) {
@@ -282,10 +293,10 @@ MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total
         sums[j].second = sums[j].second + scaled(mul_conj(g.at(j, 1), x.at(j, 1)), back);
       }
       g.twist<true>([&](int j, int r) { return filter[2 * j + r]; });
-      transform.store(s, g, at, i);
+      transform.store(s, g, at, i, owed);
       if (!inputs_too) continue;
       x.twist<false>([&](int j, int r) { return filter[2 * j + r]; });
-      transform.store(s, x, at, pairs + i);
+      transform.store(s, x, at, pairs + i, owed);
     }
     if (!total) continue;
 #pragma unroll
@@ -293,5 +304,17 @@ MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total
   }
   __syncthreads();
 }
+
+// The passes of a MatrixTile around its nodes, a type for each kind, so that there is a kernel for each: all that a
+// thread has then fits into its registers.
+template <NodeKind Kind>
+struct PassesOf {
+  static constexpr bool kNumbered = Kind.numbered;
+
+  static MONARCH_DEVICE void multiply(RowsInUse rows, const Bin* spectra) { node_pass<Kind>(rows, spectra); }
+  static MONARCH_DEVICE void gradients(RowsInUse rows, const Bin* spectra, Bin* total, bool add, bool inputs_too) {
+    node_gradients<Kind>(rows, spectra, total, add, inputs_too);
+  }
+};
 
 }  // namespace monarch

@@ -23,20 +23,19 @@ MONARCH_DEVICE uint32_t rounding_errors(float a, float b) {
   return pack(a - near.low, b - near.high);
 }
 
-// The complex matrix of these entries as fragments: its real parts at `to`, its imaginary ones 32 lanes after it and,
-// where `with_rest`, the rounding errors of both 64 lanes after these.
+// Word `i` of a lane's fragments of the complex matrix of these entries: real parts at `to`, imaginary ones 32 lanes
+// after it and, where `with_rest`, the rounding errors of both 64 lanes after these. A warp for each word: they take
+// long.
 template <class Entry>
-MONARCH_DEVICE void make_matrix(const Lane& at, const Entry& entry, Fragment* to, bool with_rest) {
+MONARCH_DEVICE void make_matrix(const Lane& at, int i, const Entry& entry, Fragment* to, bool with_rest) {
   to += at.lane;
-#pragma unroll 1
-  for (int i = 0; i < 4; ++i) {
-    const int row = at.g + 8 * (i & 1), column = 2 * at.q + 8 * (i >> 1);
-    const Bin first = entry(row, column), second = entry(row, column + 1);
-    to[0].w[i] = pack(first.re, second.re), to[32].w[i] = pack(first.im, second.im);
-    if (!with_rest) continue;
-    to[64].w[i] = rounding_errors(first.re, second.re), to[96].w[i] = rounding_errors(first.im, second.im);
-  }
+  const int row = at.g + 8 * (i & 1), column = 2 * at.q + 8 * (i >> 1);
+  const Bin first = entry(row, column), second = entry(row, column + 1);
+  to[0].w[i] = pack(first.re, second.re), to[32].w[i] = pack(first.im, second.im);
+  if (!with_rest) return;
+  to[64].w[i] = rounding_errors(first.re, second.re), to[96].w[i] = rounding_errors(first.im, second.im);
 }
+constexpr int kFragmentWords = 4;
 
 // Which of the block's rows are in use. Passes take this and find the rest in shared memory.
 struct RowsInUse {
@@ -88,6 +87,13 @@ struct StagedRows {
   // Where a tensor of a row that comes next is, or will be.
   MONARCH_DEVICE Quad* ahead(int row, int stream) const {
     return part<Quad>(tile.ahead) + (stream * tile.rows + row) * tile.nodes * kNodeQuads;
+  }
+  // Where halves come from the workspace: there, or where they will stay, in the same places as there.
+  MONARCH_DEVICE Quad* arrival(int part) const { return tile.streams == kMostStreams ? ahead(0, part) : plane(part); }
+  // Of an inner node, what brings its columns 32 `columns` ... to the row's scale: for each 16th of the points, as
+  // halves.
+  MONARCH_DEVICE uint32_t* rescaling(int row, int columns) const {
+    return part<uint32_t>(tile.state + tile.rows) + 64 * row + 8 * columns;
   }
   // Whether there is room, and it comes in pieces of 16 bytes.
   MONARCH_DEVICE bool is_copied(int stream, const void* from) const {
@@ -184,16 +190,8 @@ MONARCH_DEVICE float inverse_of_power(float power_of_two) { return float_of((254
 
 MONARCH_DEVICE Bin scaled(Bin z, float s) { return {z.re * s, z.im * s}; }
 
-// The angle of node `node` of a row; nodes are `depth` passes below the root of a tree with this head.
-MONARCH_DEVICE Angle staged_angle(int head, int depth, int node) {
-  return depth ? node_angle(head, depth, node) : Angle{};
-}
-
-// scale exp(2 pi i num / den), any num.
-MONARCH_DEVICE_CALL Bin scaled_root(int num, int den, float scale) {
-  const Bin z = unit_root<float>(num % den, den);
-  return {z.re * scale, z.im * scale};
-}
+// scale exp(2 pi i num / den)
+MONARCH_DEVICE Bin scaled_root(int num, int den, float scale) { return scaled(near_root(num, den), scale); }
 
 // scale exp(2 pi i angle num / den)
 MONARCH_DEVICE Bin turned(const Angle& angle, int num, int den, float scale) {
@@ -212,7 +210,15 @@ MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
   const StagedRows s({0});
   const int nodes = s.tile.nodes, first = s.block().first_node;
   const bool numbered = s.tile.numbered;
-  const auto angle = [&](int node) { return numbered ? Angle{node, nodes} : staged_angle(head, depth, first + node); };
+  // the nodes' numbers by angle, found once each, where the rows will be
+  int* const by_angle = s.part<int>(kTileQuads + s.tile.plane);
+  for_each(nodes, [&](int64_t i) {
+    const int node = static_cast<int>(i), m = depth ? static_cast<int>(node_angle(head, depth, first + node).m) : 0;
+    by_angle[node] = numbered ? node : m;
+    if (numbered) s.in_tree(m) = node;
+  });
+  const int all = numbered ? nodes : depth ? head << 4 * (depth - 1) : 1;
+  const auto angle = [&](int node) { return Angle{by_angle[node], all}; };
   for_each(s.tile.rows, [&](int64_t row) {
     s.channel(row) = ~0u;
     s.greatest_point(row, 0) = s.greatest_point(row, 1) = 0;
@@ -226,28 +232,27 @@ MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
       const int node = static_cast<int>(i / 128), pair = static_cast<int>(i % 128);
       s.node_twiddles()[s.twiddle_index(node, pair)] = s.factored_twiddle(node, pair);
     });
-  if (numbered) {
-    for_each(nodes, [&](int64_t i) {
-      const int node = static_cast<int>(i);
-      s.in_tree(static_cast<int>(staged_angle(head, depth, node).m)) = node;
-    });
+  if (numbered)
     for_each((s.tile.head - 1) * 128, [&](int64_t i) {
       const int p = 1 + static_cast<int>(i / 128), pair = static_cast<int>(i % 128);
       const auto root = [&](int column) { return scaled_root(p * column, 256 * s.tile.head, 1.f); };
       s.head_twiddle(p, pair) = {root(2 * pair), root(2 * pair + 1)};
     });
-  }
-  for_each_warp(s, s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0, [&](int i) {
+  const int matrices = s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0;
+  for_each_warp(s, 2 * kFragmentWords * matrices, [&](int task) {
+    const int word = task % kFragmentWords, i = task / kFragmentWords / 2;
     const int parent = i / s.tile.parts, part = i % s.tile.parts;
     // of child `child` and point j of its part
     const auto entry = [&](int child, int j) {
       return numbered ? turned(angle(child), s.tile.head * j + i, 1, 0.25f)
                       : turned(angle(16 * parent + child), 16 * part + j, 1, 0.25f);
     };
-    const auto forward = [&](int r, int c) { return entry(numbered ? slot_of_row(r, kNodeStride) : r, c); };
-    make_matrix(s.at, forward, s.level_matrices(i), true);
     // the inverse is the conjugate, transposed
-    make_matrix(s.at, [&](int r, int c) { return entry(c, r); }, s.level_matrices(i) + 128, true);
+    const bool inverse = task / kFragmentWords % 2;
+    const auto of = [&](int r, int c) {
+      return inverse ? entry(c, r) : entry(numbered ? slot_of_row(r, kNodeStride) : r, c);
+    };
+    make_matrix(s.at, word, of, s.level_matrices(i) + (inverse ? 128 : 0), true);
   });
 }
 
@@ -260,11 +265,12 @@ MONARCH_DEVICE_CALL void make_common_tables() {
     const auto root = [&](int c) { return scaled_root(row * c, 256, 1 / kMatrixScale); };
     s.inner_twiddles()[i] = {root(column), root(column + 1)};
   });
-  for_each_warp(s, 1, [&](int) {
-    make_matrix(s.at, [&](int r, int c) { return scaled_root(r * c, 16, kMatrixScale / 4); }, s.dft_matrix(), false);
+  for_each_warp(s, kFragmentWords, [&](int i) {
+    make_matrix(s.at, i, [&](int r, int c) { return scaled_root(r * c, 16, kMatrixScale / 4); }, s.dft_matrix(), false);
     Fragment* const f = s.dft_matrix() + s.at.lane;
-    f[64] = negated(f[32]);
-    for (int part = 0; part < 96; part += 32) f[96 + part] = {f[part].w[0], f[part].w[2], f[part].w[1], f[part].w[3]};
+    f[64].w[i] = negated(f[32].w[i]);
+    const int right = i == 1 ? 2 : i == 2 ? 1 : i;
+    for (int part = 0; part < 96; part += 32) f[96 + part].w[right] = f[part].w[i];
   });
 }
 

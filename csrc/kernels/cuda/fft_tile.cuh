@@ -60,6 +60,15 @@ struct NodeBins {
   }
 };
 
+// reverse_bits(), fast on a GPU for any number of bits.
+MONARCH_DEVICE int reversed(int k, int bits) {
+#if defined(__CUDACC__)
+  return static_cast<int>(__brev(static_cast<unsigned>(k)) >> 1 >> (31 - bits));
+#else
+  return reverse_bits(k, bits);
+#endif
+}
+
 // The angle of a node so many passes below the root, in tree order.
 MONARCH_DEVICE Angle node_angle(int head, int depth, int node) {
   int below = 1;
@@ -68,10 +77,10 @@ MONARCH_DEVICE Angle node_angle(int head, int depth, int node) {
   int bits = 0;
   while (head % (2 << bits) == 0) ++bits;
   Angle angle;
-  angle = angle.child((child >> bits) + (head >> bits) * reverse_bits(child & ((1 << bits) - 1), bits), head);
+  angle = angle.child((child >> bits) + (head >> bits) * reversed(child & ((1 << bits) - 1), bits), head);
   for (int d = 1; d < depth; ++d) {
     below /= kNodePoints;
-    angle = angle.child(reverse_bits(node / below % kNodePoints, 4), kNodePoints);
+    angle = angle.child(reversed(node / below % kNodePoints, 4), kNodePoints);
   }
   return angle;
 }

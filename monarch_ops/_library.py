@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch  # before the library: it brings libtorch into the process
@@ -45,7 +46,9 @@ def variants() -> list[dict]:
     return list(_C.variants())
 
 
-_VARIANT_INDEX = {(v["family"], v["name"], v["compute"]): v["index"] for v in variants()}
+@functools.cache  # not at import: asking for devices begins to use CUDA, after which no child process can
+def _variant_index() -> dict[tuple[str, str, str], int]:
+    return {(v["family"], v["name"], v["compute"]): v["index"] for v in variants()}
 
 
 def variant_index(family: str, name: str | None, dtype: torch.dtype) -> int:
@@ -53,7 +56,7 @@ def variant_index(family: str, name: str | None, dtype: torch.dtype) -> int:
     if name is None:
         return -1
     computes = {torch.float64: ["float64"], torch.float32: ["float32"]}.get(dtype, ["float32", "float16"])
-    known = {n: index for (f, n, c), index in _VARIANT_INDEX.items() if f == family and c in computes}
+    known = {n: index for (f, n, c), index in _variant_index().items() if f == family and c in computes}
     if name not in known:
         raise ValueError(f"{family}: argument 'variant' must be one of {sorted(known)} for {dtype}, got {name!r}")
     return known[name]

@@ -120,6 +120,18 @@ def test_the_kernel_table_is_complete() -> None:
     assert any(row["device"] == "cuda" for row in rows) == bool(_C.build_info()["cuda"])
 
 
+def test_an_import_asks_for_no_devices() -> None:
+    """... after which CUDA would not work in child processes, nor CUDA_VISIBLE_DEVICES in this one."""
+    program = (
+        "import sys, types; sys.modules['monarch_ops._C'] = types.ModuleType('monarch_ops._C'); import monarch_ops\n"
+        "try: monarch_ops.variants()\n"
+        "except AttributeError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "has no attribute 'variants'" in done.stdout  # all questions go there
+
+
 # ---- a library that cannot be loaded ---------------------------------------------------------------------------------
 
 

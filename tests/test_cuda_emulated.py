@@ -302,7 +302,7 @@ def test_depthwise_weight_grad(emulator, taps, left, right, layout, dtype, slice
 # ---- MLP -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inner", [1, 70, 130])
+@pytest.mark.parametrize("inner", [0, 1, 70, 130])
 @over_dtypes
 def test_glu(emulator, inner, dtype):
     def gated(a: Tensor) -> Tensor:  # the reference MLP between identity matrices

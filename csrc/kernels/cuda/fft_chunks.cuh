@@ -31,14 +31,21 @@ struct Chunk {
 
 constexpr int64_t kMostRows = 1 << 30;  // rows of a launch, when the workspace does not bound them
 
+// As few channels as fill so many rows with all of the batch. Filters are twice as long as rows of halves: they are
+// read from device memory once, and the L2 cache has room for the workspace beside them.
+inline int64_t fewest_channels(int64_t most_rows, int64_t batch) {
+  return std::max<int64_t>(1, most_rows / std::max<int64_t>(batch, 1));
+}
+
 // Calls f(chunk) for all rows until it returns an error: the batch in one piece when kMostRows fit, else as many
-// channels as fit, batch rows of the same channels after each other.
+// channels as fit, but at most so many, and batch rows of the same channels after each other, in even parts.
 template <class F>
 const char* for_chunks(int64_t batch, int64_t channels, int64_t most_rows, int64_t most_channels, F f) {
   const bool bounded = most_rows < kMostRows;
   const int64_t fitting = bounded ? most_rows : most_rows / std::max<int64_t>(batch, 1);
   const int64_t some = std::clamp<int64_t>(std::min(fitting, most_channels), 1, channels);
-  const int64_t rows = bounded ? std::max<int64_t>(1, most_rows / some) : std::max<int64_t>(batch, 1);
+  const int64_t most = std::max<int64_t>(1, bounded ? most_rows / some : batch);
+  const int64_t rows = std::max<int64_t>(1, pieces(batch, std::max<int64_t>(1, pieces(batch, most))));
   for (int64_t h = 0; h < channels; h += some) {
     int64_t b = 0;
     do {
@@ -77,7 +84,8 @@ template <class Io, class Transforms, class Workspace>
 const char* mixer_chunks(const MixerArgs& a, Transforms& t, Workspace* rows) {
   float* const held = a.residual_spectrum ? reinterpret_cast<float*>(t.take_rows()) : nullptr;
   const int64_t most_rows = rows || held ? t.most_rows() : kMostRows;
-  return for_chunks(a.batch, a.channels, most_rows, kMostRows, [&](const Chunk& c) -> const char* {
+  const int64_t most_channels = fewest_channels(most_rows, a.batch);
+  return for_chunks(a.batch, a.channels, most_rows, most_channels, [&](const Chunk& c) -> const char* {
     const Chunk all_channels{0, c.b, {}};
     MixerArgs part = a;
     part.a = all_channels.of(a.a, a.io), part.y = all_channels.of(a.y, a.io), part.lengths = c.of(a.lengths);

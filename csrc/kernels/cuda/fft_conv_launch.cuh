@@ -134,7 +134,8 @@ const char* conv_chunks(const FftConvArgs& a, const Exec& e) {
   Bin* const rows = t.take_rows_unless_whole(1);
   Bin* const made = a.spectrum ? nullptr : t.take_channels();
   const int64_t most_rows = rows ? a.workspace.rows : kMostRows;
-  const int64_t most_channels = made ? a.workspace.channels : kMostRows;
+  // filters are made of many channels at a time
+  const int64_t most_channels = made ? a.workspace.channels : fewest_channels(most_rows, a.batch);
   return for_chunks(a.batch, a.channels, most_rows, most_channels, [&](const Chunk& c) {
     Bin* spectra;
     const char* error = spectra_of(a, c, t, made, rows, spectra);
@@ -162,7 +163,8 @@ const char* backward_chunks(const FftConvGradArgs& a, const Exec& e, int64_t sli
   Bin* const made = f.spectrum ? nullptr : t.take_channels();
   Bin* const total = to_taps ? t.take_channels() : static_cast<Bin*>(a.spectrum_grad);
   const int64_t most_rows = inputs ? f.workspace.rows : kMostRows;
-  const int64_t most_channels = !made && !to_taps ? kMostRows : std::min(f.workspace.channels, f.workspace.rows);
+  const int64_t most_channels =
+      !made && !to_taps ? fewest_channels(most_rows, f.batch) : std::min(f.workspace.channels, f.workspace.rows);
   return for_chunks(f.batch, f.channels, most_rows, most_channels, [&](const Chunk& c) {
     const auto of = [&](const Rows& r) { return c.of(r, f.io); };
     const int64_t* const lengths = c.of(f.lengths);

@@ -136,7 +136,8 @@ template <class Io>
 const char* staged_conv_chunks(const FftConvArgs& a, const Exec& e) {
   StagedTransforms t(a.tree, a.workspace, e);
   void* const rows = t.take_rows_unless_whole();
-  return for_chunks(a.batch, a.channels, rows ? t.most_rows() : kMostRows, kMostRows, [&](const Chunk& c) {
+  const int64_t most_rows = rows ? t.most_rows() : kMostRows;
+  return for_chunks(a.batch, a.channels, most_rows, fewest_channels(most_rows, a.batch), [&](const Chunk& c) {
     const auto of = [&](const Rows& r) { return c.of(r, a.io); };
     const int64_t* const lengths = c.of(a.lengths);
     return t.conv(GatedSource<Io>{of(a.u), of(a.pre_gate), lengths, a.seqlen},

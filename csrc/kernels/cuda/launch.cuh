@@ -1,6 +1,10 @@
 // The one place that launches: on the caller's stream, with the error checked.
 #pragma once
 
+#include <algorithm>
+#include <limits>
+
+#include "device.h"
 #include "platform.cuh"
 
 namespace monarch {
@@ -14,6 +18,7 @@ inline const char* error_text(cudaError_t error) { return error == cudaSuccess ?
 template <class... Params, class... Args>
 const char* launch_with(void (*kernel)(Params...), int64_t blocks, int threads, int64_t shared_bytes, const Exec& exec,
                         const Args&... args) {
+  if (blocks > std::numeric_limits<int32_t>::max()) return "too many thread blocks for one launch";
 #if defined(__CUDACC__)
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, static_cast<cudaStream_t>(exec.stream)>>>(args...);
   return error_text(cudaGetLastError());
@@ -28,24 +33,18 @@ const char* launch(void (*kernel)(Params...), int64_t blocks, int64_t shared_byt
   return launch_with(kernel, blocks, kThreads, shared_bytes, exec, args...);
 }
 
-// With as many blocks as the device holds at once, or fewer when there are fewer tiles: blocks share the tiles.
+// With as many blocks as the device holds at once, or fewer where none gets more tiles for it: blocks share the tiles,
+// and with even shares their boundaries are more often those of what tiles have in common.
 template <class... Params, class... Args>
 const char* launch_resident(void (*kernel)(Params...), int64_t tiles, int threads, int64_t shared_bytes,
                             const Exec& exec, const Args&... args) {
+  int64_t resident = 2 * exec.device->multiprocessors;
 #if defined(__CUDACC__)
-  constexpr int64_t kWithoutAsking = 48 << 10;
-  cudaError_t error = cudaSuccess;
-  if (shared_bytes > kWithoutAsking)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-  int blocks = 0;
-  if (error == cudaSuccess)
-    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes);
-  if (error != cudaSuccess) return error_text(error);
-#else
-  constexpr int blocks = 2;
+  const auto* const code = reinterpret_cast<const void*>(kernel);
+  if (const char* error = blocks_at_once(code, threads, shared_bytes, *exec.device, &resident)) return error;
 #endif
-  const int64_t resident = int64_t{blocks > 0 ? blocks : 1} * exec.device->multiprocessors;
-  return launch_with(kernel, tiles < resident ? tiles : resident, threads, shared_bytes, exec, args...);
+  const int64_t most = std::max<int64_t>(1, pieces(tiles, resident));
+  return launch_with(kernel, pieces(tiles, most), threads, shared_bytes, exec, args...);
 }
 
 // Blocks for one thread per item.

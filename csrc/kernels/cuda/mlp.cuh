@@ -44,6 +44,7 @@ MONARCH_KERNEL void residual_norm_kernel(ResidualNormArgs a) {
 }
 
 inline const char* run_glu(const GluArgs& g, const Exec& e) {
+  if (g.rows * g.inner == 0) return nullptr;
   return with_io(g.io, [&](auto io) {
     return launch(&glu_kernel<typename decltype(io)::type>, blocks_for(g.rows * g.inner), 0, e, g);
   });

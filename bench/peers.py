@@ -101,18 +101,19 @@ def with_skip(k: Tensor, skip: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Peer:
-    """A library, and the devices that it runs on."""
+    """A library, the devices that it runs on, and whether its memory is not PyTorch's."""
 
     name: str
     devices: tuple[str, ...]
     make: Callable[[Tensor, Tensor, Tensor], Convolution]
+    foreign: bool = False
 
 
 PEERS = (
     Peer("torch.compile", ("cpu", "cuda"), compiled),
     Peer("SciPy", ("cpu",), scipy_fft),
     Peer("pyFFTW", ("cpu",), pyfftw),
-    Peer("CuPy", ("cuda",), cupy_fft),
+    Peer("CuPy, float32", ("cuda",), cupy_fft, foreign=True),
     Peer("subquadratic-ops", ("cuda",), subquadratic_ops),
     Peer("cuDNN", ("cuda",), cudnn),
 )

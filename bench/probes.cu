@@ -1,8 +1,10 @@
-// What the design of the CUDA kernels takes for granted of a GPU, measured: the rates of what they are made of. Built
-// and called by probes.py.
+// What the design of the CUDA kernels takes for granted of a GPU, measured: the rates of what they are made of. A
+// program, `probes NAME`, that prints what a probe reaches per second; built and run by probes.py.
 #include <cooperative_groups.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <cstring>
 
 #include "kernels/cuda/fft_matrix_nodes.cuh"
@@ -10,18 +12,18 @@
 namespace monarch {
 namespace {
 
-constexpr int kProbeThreads = 256, kRounds = 4096, kBlocksPerMultiprocessor = 2;
+constexpr int kProbeThreads = 256, kRounds = 1 << 18, kBlocksPerMultiprocessor = 2;  // a launch takes milliseconds
+constexpr std::chrono::milliseconds kWarmUp{300};                                    // in which clocks rise
 constexpr int64_t kL2Bytes = 24 << 20;  // about what rows between launches take on an H100
 constexpr int kExchanged = 32 << 10;    // bytes of shared memory that a block of a cluster gives and gets
 
-// The products of a node's way back, of 16 x 16 complex numbers, one after the other.
-constexpr int kProductsOfNode = 16;
+// Transforms of a node's way back, one after the other: a matrix of 16 x 16 complex numbers times another one.
+constexpr int kTransforms = kRounds / 8;
 __global__ void products(uint32_t* out) {
   const Fragment f{{threadIdx.x, 1, 2, 3}};
   const ComplexFragment matrix(f, f);
   Fragment re = f, im = f;
-  for (int round = 0; round < kRounds / kProductsOfNode; ++round)
-    transform_transposed(matrix, re, im).pack_into(re, im);
+  for (int round = 0; round < kTransforms; ++round) transform_transposed(matrix, re, im).pack_into(re, im);
   out[blockIdx.x * blockDim.x + threadIdx.x] = re.w[0] ^ re.w[1] ^ im.w[2] ^ im.w[3];
 }
 
@@ -81,11 +83,12 @@ struct Device {
   int blocks() const { return kBlocksPerMultiprocessor * multiprocessors; }
 };
 
-// Seconds of the fastest of several launches.
+// Seconds of the fastest of several launches, on a GPU that is warm.
 template <class F>
 cudaError_t time(const Device& d, F launch, double& seconds) {
   seconds = 1e30;
-  for (int i = 0; i < 6; ++i) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int timed = 0; timed < 6;) {
     cudaEventRecord(d.before);
     launch();
     cudaEventRecord(d.after);
@@ -93,7 +96,8 @@ cudaError_t time(const Device& d, F launch, double& seconds) {
     if (const cudaError_t error = cudaEventSynchronize(d.after)) return error;
     if (const cudaError_t error = cudaGetLastError()) return error;
     cudaEventElapsedTime(&ms, d.before, d.after);
-    if (i > 0) seconds = std::min(seconds, ms / 1e3);  // the first one warms up
+    if (std::chrono::steady_clock::now() - start < kWarmUp) continue;
+    seconds = std::min(seconds, ms / 1e3), ++timed;
   }
   return cudaSuccess;
 }
@@ -114,13 +118,13 @@ cudaError_t run(const char* name, const Device& d, double& rate) {
   double work = 0, seconds = 0;
   cudaError_t error = cudaErrorInvalidValue;
   if (is("mma")) {
-    work = threads / 32 * kRounds * (2 * 16 * 8 * 16);  // multiplications and additions
+    work = threads / 32 * kTransforms * (4 * 2 * 16 * 16 * 16);  // multiplications and additions of four real products
     error = time(d, [&] { products<<<d.blocks(), kProbeThreads>>>(d.out); }, seconds);
   } else if (is("pack")) {
     work = threads * kRounds;  // pairs
     error = time(d, [&] { packs<<<d.blocks(), kProbeThreads>>>(d.out); }, seconds);
   } else if (is("l2")) {
-    constexpr int kTimes = 16;
+    constexpr int kTimes = 256;
     work = 2.0 * kTimes * kL2Bytes;  // bytes, read and written
     const int64_t count = kL2Bytes / sizeof(uint4);
     error = time(d, [&] { through_l2<<<4 * d.blocks(), kProbeThreads>>>(d.buffer, count, kTimes); }, seconds);
@@ -134,21 +138,25 @@ cudaError_t run(const char* name, const Device& d, double& rate) {
   return error;
 }
 
+// Sets `rate` to what probe `name` reaches on the current device, per second.
+cudaError_t measure(const char* name, double& rate) {
+  Device d{};
+  if (const cudaError_t error = cudaGetDevice(&d.index)) return error;
+  cudaDeviceGetAttribute(&d.multiprocessors, cudaDevAttrMultiProcessorCount, d.index);
+  cudaDeviceGetAttribute(&d.major, cudaDevAttrComputeCapabilityMajor, d.index);
+  if (const cudaError_t error = cudaMalloc(&d.buffer, kL2Bytes)) return error;
+  cudaMemset(d.buffer, 0, kL2Bytes);
+  d.out = reinterpret_cast<uint32_t*>(d.buffer);
+  cudaEventCreate(&d.before), cudaEventCreate(&d.after);
+  return run(name, d, rate);
+}
+
 }  // namespace
 }  // namespace monarch
 
-// Sets *rate to what probe `name` reaches on the current device, per second. Null, or what went wrong.
-extern "C" __attribute__((visibility("default"))) const char* monarch_probe(const char* name, double* rate) {
-  monarch::Device d{};
-  const auto text = [](cudaError_t error) { return error ? cudaGetErrorString(error) : nullptr; };
-  if (const cudaError_t error = cudaGetDevice(&d.index)) return text(error);
-  cudaDeviceGetAttribute(&d.multiprocessors, cudaDevAttrMultiProcessorCount, d.index);
-  cudaDeviceGetAttribute(&d.major, cudaDevAttrComputeCapabilityMajor, d.index);
-  if (const cudaError_t error = cudaMalloc(&d.buffer, monarch::kL2Bytes)) return text(error);
-  cudaMemset(d.buffer, 0, monarch::kL2Bytes);
-  d.out = reinterpret_cast<uint32_t*>(d.buffer);
-  cudaEventCreate(&d.before), cudaEventCreate(&d.after);
-  const cudaError_t error = monarch::run(name, d, *rate);
-  cudaEventDestroy(d.before), cudaEventDestroy(d.after), cudaFree(d.buffer);
-  return text(error);
+int main(int count, char** arguments) {
+  double rate = 0;
+  const cudaError_t error = count == 2 ? monarch::measure(arguments[1], rate) : cudaErrorInvalidValue;
+  if (error) return std::puts(cudaGetErrorString(error)), 1;
+  std::printf("%.6e\n", rate);
 }

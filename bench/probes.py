@@ -4,57 +4,63 @@
 * pack: conversions of two floats to halves,
 * l2: bytes read and written in a working set that stays in the L2 cache,
 * cluster of 2, of 4: bytes that blocks write to each other's shared memory (Hopper and later).
+
+``python bench/probes.py`` builds the program for a GPU that is elsewhere, and says where it is.
 """
 
 from __future__ import annotations
 
-import ctypes
+import hashlib
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
+from checks import find_program
+from record import source_hash
+
 BENCH = Path(__file__).parent
 SOURCE, CSRC = BENCH / "probes.cu", BENCH.parent / "csrc"
-LIBRARY = BENCH.parent / "build" / "probes" / "probes.so"
+FOLDER = BENCH.parent / "build" / "probes"
 PROBES = ("mma", "pack", "l2", "cluster of 2", "cluster of 4")
 ARCHS = ("80", "90a", "100a", "120")
+SECONDS = 20  # of one probe, with what starts it
 
 
-def build(target: Path) -> Path:
-    """Compile for all architectures. Raises FileNotFoundError without nvcc, where there is no library yet either."""
-    nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
+def build() -> Path:
+    """The program of these very sources, for all architectures; where it is not yet, FileNotFoundError without nvcc."""
+    sources = hashlib.sha256(source_hash("cuda").encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    program = FOLDER / f"probes-{sources}"
+    if program.exists():  # perhaps built on another machine
+        return program
+    nvcc = os.environ.get("CUDACXX") or find_program("nvcc")
     if nvcc is None:
-        if target.exists():  # built on another machine
-            return target
-        raise FileNotFoundError(f"nvcc is not here, and {target} has not been built elsewhere")
-    target.parent.mkdir(parents=True, exist_ok=True)
+        raise FileNotFoundError(f"nvcc is not here, and {program} has not been built elsewhere")
+    FOLDER.mkdir(parents=True, exist_ok=True)
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS]
-    flags = ["-std=c++20", "-O3", "-Werror=all-warnings", f"-I{CSRC}", "-shared", "-Xcompiler=-fPIC"]
-    subprocess.run([nvcc, *flags, *codes, SOURCE, "-o", target], check=True)
-    return target
+    flags = ["-std=c++20", "-O3", "-Werror=all-warnings", f"-I{CSRC}", "--threads=0"]
+    part = program.with_suffix(".part")
+    subprocess.run([nvcc, *flags, *codes, SOURCE, "-o", part], check=True)
+    return part.replace(program)
 
 
-def rate(library: Path, name: str) -> float:
-    """Of one probe on the current GPU. Raises RuntimeError with what CUDA says."""
-    probe = ctypes.CDLL(str(library)).monarch_probe
-    probe.argtypes, probe.restype = (ctypes.c_char_p, ctypes.POINTER(ctypes.c_double)), ctypes.c_char_p
-    found = ctypes.c_double()
-    if error := probe(name.encode(), ctypes.byref(found)):
-        raise RuntimeError(f"probe {name!r}: {error.decode()}")
-    return found.value
+def rate(program: Path, name: str) -> float | str:
+    """Of one probe on the current GPU, or what kept it from one. It may hang or fail there and spoils no other."""
+    try:
+        done = subprocess.run([program, name], capture_output=True, text=True, timeout=SECONDS, check=False)
+        said = (done.stdout + done.stderr).strip()
+        return float(said) if done.returncode == 0 else said or f"exit status {done.returncode}"
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return str(error)
 
 
 def rates() -> dict[str, float | str]:
-    """Of all probes, or what kept one from running."""
+    """Of all probes."""
     try:
-        library = build(LIBRARY)
+        program = build()
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         return dict.fromkeys(PROBES, str(error))
-    found: dict[str, float | str] = {}
-    for name in PROBES:
-        try:
-            found[name] = rate(library, name)
-        except RuntimeError as error:
-            found[name] = str(error)
-    return found
+    return {name: rate(program, name) for name in PROBES}
+
+
+if __name__ == "__main__":
+    print(build())

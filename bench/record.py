@@ -20,6 +20,7 @@ from monarch_ops import _C
 
 BENCH = Path(__file__).parent
 RESULTS = BENCH / "results"
+UNKNOWN = "unknown"  # a commit, where there is no repository
 MALLOC = os.environ.get("GLIBC_TUNABLES", "default")
 
 
@@ -54,22 +55,49 @@ def device_name(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def commit() -> str:
-    """Of the working tree, "-dirty" when files changed other than what recorded runs and reports write."""
+def commit(otherwise: str | None = None) -> str:
+    """Of the working tree, "-dirty" when files changed other than what recorded runs and reports write.
+
+    Where there is no repository, `otherwise`.
+    """
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=BENCH.parent)
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, cwd=BENCH.parent)
+        except FileNotFoundError:
+            return ""
         return done.stdout.strip()
 
     written = (":!bench/results", ":!docs", ":!README.md")
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
+    return (git("rev-parse", "--short", "HEAD") or otherwise or UNKNOWN) + ("-dirty" if changed else "")
 
 
-def new_path() -> Path:
-    """For a run on this machine, of these sources."""
-    allocator = "-tuned-malloc" if MALLOC != "default" else ""
-    return RESULTS / device_name(DEVICES[-1]) / f"{time.strftime('%Y-%m-%d')}-{commit()}{allocator}.json"
+def newer_than_the_library() -> list[str]:
+    """Sources that changed after the library was built, which so is not of them."""
+    root, library = BENCH.parent, Path(_C.__file__).with_name("libmonarch_ops.so")
+    sources = [*root.glob("CMakeLists.txt"), *(root / "csrc").rglob("*.[chd]*")]
+    built = library.stat().st_mtime
+    return sorted(path.relative_to(root).as_posix() for path in sources if path.stat().st_mtime > built)
+
+
+def gpu_state() -> dict[str, str]:
+    """What nvidia-smi says of the driver and of the moment's clocks; nothing where it is not there."""
+    fields = ["driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw"]
+    try:
+        command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return {}
+    return dict(zip(fields, done.stdout.strip().split(", "), strict=False))
+
+
+def new_path(output: Path | None = None, otherwise: str | None = None) -> Path:
+    """For a run on this machine, of these sources; in a folder `output` the one that began there, whatever the date."""
+    folder = (output or RESULTS) / device_name(DEVICES[-1])
+    name = f"{commit(otherwise)}{'-tuned-malloc' if MALLOC != 'default' else ''}.json"
+    begun = sorted(folder.glob(f"????-??-??-{name}")) if output else []
+    return begun[-1] if begun else folder / f"{time.strftime('%Y-%m-%d')}-{name}"
 
 
 def summary(blocks: list[list[list[float]]]) -> dict[str, Any]:
@@ -91,28 +119,33 @@ def summary(blocks: list[list[list[float]]]) -> dict[str, Any]:
 class Record:
     """A results file that is written anew after every change, or, without a path, none.
 
-    Goes on with a file that is there when it is of the same sources; raises ValueError when it is not.
+    Goes on with a file that is there when it is of the same sources; raises ValueError when it is not. Where there is
+    no repository, their commit is `otherwise`, or what the file says.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, otherwise: str | None = None) -> None:
         self.path = path
+        build = _C.build_info()
         self.content: dict[str, Any] = {
             "date": time.strftime("%Y-%m-%d"),
             "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "commit": commit(),
+            "commit": commit(otherwise),
             "csrc": {device: source_hash(device) for device in DEVICES},
+            "newer than the library": newer_than_the_library(),
             "torch": torch.__version__,
-            "instruction set": _C.build_info()["cpu_isa"],
+            "instruction set": build["cpu_isa"],
             "gpu": torch.cuda.get_device_name() if "cuda" in DEVICES else None,
             "threads": torch.get_num_threads(),
             "malloc": MALLOC,
             "rows": [],
             "left out": [],
         }
+        if "cuda" in DEVICES:
+            self.content["cuda"] = {"torch": torch.version.cuda, "nvcc": build["cuda"], "sm": build["cuda_archs"]}
         if path is not None and path.is_file():
             before = json.loads(path.read_text())
             for name in ("commit", "csrc", "malloc"):
-                if before.get(name) != self.content[name]:
+                if before.get(name) != self.content[name] and self.content[name] != UNKNOWN:
                     raise ValueError(f"{path} records a run of {name} {before.get(name)}, not {self.content[name]}")
             self.content |= before
 

@@ -16,7 +16,7 @@ DOCS = BENCH.parent / "docs"
 README = BENCH.parent / "README.md"
 # The README has these problems, one line each with all their baselines, between two marks.
 HEADLINES = re.compile(
-    r"fft_conv \([^)]*\)( backward)?|m2_mixer .*|blockdiag_glu_mlp .*|monarch_matmul \(4096.*"
+    r"fft_conv \([^)]*\)( backward)?( bf16)?|m2_mixer .*|blockdiag_glu_mlp .*|monarch_matmul \(4096.*"
     r"|depthwise_conv1d b.*|M2-BERT-80M (forward|training step) \(.*"
 )
 MARKS = ("<!-- of recorded runs, by bench/tables.py -->\n", "<!-- end -->\n")
@@ -59,13 +59,26 @@ class Row:
     def old(self) -> bool:
         return self.run["csrc"].get(self.data["device"]) != source_hash(self.data["device"])
 
+    @property
+    def marks(self) -> list[str]:
+        return ["old"] * self.old + ["unverified"] * unverified(self.run)
+
+
+def unverified(run: dict[str, Any]) -> bool:
+    """Whether a check failed or came to no end."""
+    return any(check.get("exit") for check in run.get("checks", []))
+
+
+def benchmarks(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The runs of a device, by file, the newest last; what else was recorded there has no sources of kernels."""
+    runs = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return dict(sorted(((p, r) for p, r in runs.items() if "csrc" in r), key=lambda item: item[1]["time"]))
+
 
 def newest_rows(folder: Path) -> list[Row]:
     """Of a device: the newest row for each problem, baseline and allocator."""
-    runs = [(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
-    runs = [(path, run) for path, run in runs if "csrc" in run]  # others are no benchmarks
     found: dict[tuple[str, str, str], Row] = {}
-    for path, run in sorted(runs, key=lambda item: item[1]["time"]):
+    for path, run in benchmarks(folder).items():
         for data in run["rows"]:
             found[run["malloc"], data["problem"], data["baseline"]] = Row(path, run, data)
     return list(found.values())
@@ -130,7 +143,7 @@ def _cells(row: Row) -> Iterator[str]:
     yield f"{data['ratio']:.1f} ({_pair(data['quartiles'], '.1f')}{_processes(data)})" if "ratio" in data else ""
     yield from _of_op(data) if count is None else _of_model(row, count)
     yield _pair(data["peak MiB"], ".0f")
-    yield f"[{row.run['commit']}][{row.link}]" + (" old" if row.old else "")
+    yield " ".join([f"[{row.run['commit']}][{row.link}]", *row.marks])
 
 
 def _tables(rows: list[Row]) -> str:
@@ -150,7 +163,8 @@ def _ceilings(run: dict[str, Any]) -> str:
     for device, found in run.get("ceilings", {}).items():
         rates = [RATES.get(name, RATES["products"]).format(rate / 1e9, name) for name, rate in found.items()]
         parts.append(f"{device}: " + ", ".join(rates))
-    return f"Ceilings in the newest run ({run['threads']} threads, torch {run['torch']}): {'; '.join(parts)}.\n"
+    text = "; ".join(parts) or "none, as nothing was measured"
+    return f"Ceilings in the newest run ({run['threads']} threads, torch {run['torch']}): {text}.\n"
 
 
 def _probes(run: dict[str, Any]) -> str:
@@ -160,11 +174,17 @@ def _probes(run: dict[str, Any]) -> str:
 
 
 def _checks(run: dict[str, Any]) -> str:
-    return "".join(f"\n* {c['name']}: {c['summary'].strip('= ')}" for c in run.get("checks", []))
+    found = [f"{c['name']}: {c['summary'].strip('= ')}" for c in run.get("checks", [])]
+    found += [f"failed to measure {name}: {why}" for name, why in run.get("failed", {}).items()]
+    if newer := run.get("newer than the library"):
+        found += [f"{len(newer)} sources changed after the library was built, {newer[0]} among them"]
+    if unverified(run):
+        found += ['rows of this run are "unverified": not all that must hold before a time means anything did']
+    return "".join(f"\n* {line}" for line in found)
 
 
 def _section(folder: Path, rows: list[Row]) -> str:
-    newest = max((row.run for row in rows), key=lambda run: run["time"])
+    newest = list(benchmarks(folder).values())[-1]
     text = f"\n## {folder.name}\n\n{_ceilings(newest)}{_probes(newest)}{_checks(newest)}\n\n"
     if draw(rows, DOCS / f"{folder.name}.png"):
         text += f"![Times faster than the baselines, by length]({folder.name}.png)\n\n"
@@ -235,7 +255,8 @@ def headlines(folder: Path, rows: list[Row]) -> str:
     text = f"\n{folder.name}:\n\n| problem | ours, ms | times faster than |\n| --- | --- | --- |\n"
     for problem, same in found.items():
         ratios = "; ".join(
-            f"{row.data['baseline']}: {row.data['ratio']:.1f}" + (" (old)" if row.old else "") for row in same
+            f"{row.data['baseline']}: {row.data['ratio']:.1f}" + (f" ({', '.join(row.marks)})" if row.marks else "")
+            for row in same
         )
         text += f"| {problem} | {milliseconds(same[0].data)} | {ratios} |\n"
     return text
@@ -250,7 +271,7 @@ def current(devices: dict[Path, list[Row]]) -> dict[Path, list[Row]]:
 def recorded() -> dict[Path, list[Row]]:
     """What was recorded, by device."""
     folders = sorted(folder for folder in RESULTS.iterdir() if folder.is_dir()) if RESULTS.is_dir() else []
-    return {folder: rows for folder in folders if (rows := newest_rows(folder))}
+    return {folder: newest_rows(folder) for folder in folders if benchmarks(folder)}
 
 
 def _write_readme(tables: str) -> None:

@@ -56,6 +56,7 @@ def test_blockdiag_matmul(compare, device, positions, weights, baseline):
         baseline,
         blockdiag_einsum(x.double(), w.double()),
         product_cost(x, G * q, w),
+        dtype=x.dtype,
     )
 
 
@@ -80,4 +81,5 @@ def test_monarch_matmul(compare, device, positions, blocks, baseline):
         baseline,
         monarch_bmm(x.double(), w1.double(), w2.double()),
         product_cost(x, n, w1, w2),
+        dtype=x.dtype,
     )

@@ -56,6 +56,7 @@ def test_depthwise_conv1d(compare, device, shape, taps, layout):
         "F.conv1d",
         exact if layout == "bhl" else exact.transpose(1, 2),
         cost,
+        dtype=x.dtype,
     )
 
 
@@ -72,6 +73,7 @@ def test_against_causal_conv1d(compare, device, shape, taps):
         "causal-conv1d",
         torch_conv1d(x[:1].double(), weight.double(), bias.double(), True),
         cost,
+        dtype=x.dtype,
     )
 
 
@@ -88,4 +90,5 @@ def test_depthwise_conv1d_backward(compare, device, shape, taps):
         lambda: torch.autograd.grad(theirs, tensors, grad, retain_graph=True),
         "F.conv1d and autograd",
         cost={name: 3 * cost[name] // 2 if name == "bytes" else 2 * cost[name] for name in ("bytes", "flops")},
+        dtype=x.dtype,
     )

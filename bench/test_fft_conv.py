@@ -37,7 +37,7 @@ SHAPES: dict[str, list[Shape]] = {
 }
 OWN_SHAPES = {"cpu": [(8, 768, 128), (1, 768, 4096), (1, 64, 262144)], "cuda": SHAPES["cuda"][2::3]}
 PEER_SHAPES = {"cpu": [(8, 768, 128), (4, 768, 1024), (1, 768, 8192), (1, 64, 262144)], "cuda": SHAPES["cuda"]}
-QUICK = [(8, 768, 128), (4, 768, 1024), (1, 768, 8192)]
+QUICK = [(8, 768, 128), (4, 768, 1024), (1, 768, 8192), (64, 768, 2048)]
 WIDEST = next(v["name"] for v in mo.variants() if v["available"] and v["device"] == "cpu")
 
 
@@ -96,6 +96,7 @@ def test_filter_in_every_call(compare, device, shape):
         "torch.fft",
         exact(u, k, skip),
         cost(shape, "from_taps", 0, dtype, device),
+        dtype=dtype,
     )
 
 
@@ -105,12 +106,13 @@ def test_prepared_filter_and_gates(compare, device, shape, dtype):
     u, pre, post, k, skip = problem(shape, device, 3, dtype)
     spectrum, ready = torch.fft.rfft(k, n=2 * shape[2]), mo.fft_filter(k, shape[2], skip=skip, dtype=dtype)
     compare(
-        f"fft_conv {shape} prepared, gated" + (" bf16" if dtype == torch.bfloat16 else ""),
+        f"fft_conv {shape} prepared, gated",
         lambda: mo.fft_conv(u, ready, pre_gate=pre, post_gate=post),
         lambda: gated_torch_conv(u, pre, post, spectrum, skip),
         "torch.fft, prepared",
         exact(u, k, skip, pre, post),
         cost(shape, "prepared", 2, dtype, device),
+        dtype=dtype,
     )
 
 
@@ -129,6 +131,8 @@ def test_peers(compare, device, shape, peer: Peer):
         peer.name,
         exact(u, k, skip),
         cost(shape, "from_taps", 0, dtype, device),
+        dtype=dtype,
+        foreign=peer.foreign,
     )
 
 
@@ -154,6 +158,7 @@ def test_other_forms(compare, device, shape, form):
         lambda: theirs(u, k, k_rev, skip),
         "torch.fft",
         theirs(*(t.double() for t in (u[:1], k, k_rev, skip))),
+        dtype=dtype,
     )
 
 
@@ -164,12 +169,13 @@ def test_against_flashfftconv(compare, device, shape):
     u, pre, post, k, skip = problem(shape, device, 3, torch.bfloat16)
     theirs = peer.FlashFFTConv(2 * shape[2], dtype=torch.bfloat16).to(device)
     compare(
-        f"fft_conv {shape} gated bf16",
+        f"fft_conv {shape} gated",
         lambda: mo.fft_conv(u, k, pre_gate=pre, post_gate=post),
         lambda: theirs(u, k, pre, post),
         "FlashFFTConv",
         exact(u, k, torch.zeros_like(skip), pre, post),
         cost(shape, "from_taps", 2, torch.bfloat16, device),
+        dtype=torch.bfloat16,
     )
 
 
@@ -203,6 +209,7 @@ def test_backward(compare, device, shape, gates):
         backward(theirs),
         "torch.fft and autograd",
         cost=cost(shape, "backward", gates, dtype, device),
+        dtype=dtype,
     )
 
 
@@ -223,4 +230,4 @@ def test_against_the_plain_form(compare, device, shape, form):
         "avx2": lambda: mo.fft_conv(u, k, skip=skip, variant="avx2"),
     }[form]
     name = f"L={short}" if form == "ragged" else form
-    compare(f"fft_conv {shape} {name}", ours, lambda: mo.fft_conv(u, k, skip=skip), "our plain form")
+    compare(f"fft_conv {shape} {name}", ours, lambda: mo.fft_conv(u, k, skip=skip), "our plain form", dtype=dtype)

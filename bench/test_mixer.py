@@ -58,4 +58,5 @@ def test_m2_mixer(compare, device, length):
             "flops": 2 * conv["flops"] + 6 * a.numel(),
             "dtype": "float32" if device.type == "cpu" else "float16",
         },
+        dtype=dtype,
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ import monarch_ops as mo
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
+BENCH = ("measure", "ceilings", "record", "watch", "checks", "probes", "tables", "report")  # modules of bench/
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,3 +79,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """The modules of bench/, which is no package, for one test."""
+    monkeypatch.syspath_prepend(str(HERE.parent / "bench"))
+    for name in BENCH:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    found = {name: importlib.import_module(name) for name in BENCH}
+    for name in BENCH:
+        monkeypatch.setitem(sys.modules, name, found[name])
+    return found
+
+
+@pytest.fixture
+def results(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place for recorded runs and for docs/."""
+    folder = tmp_path / "bench" / "results"
+    folder.mkdir(parents=True)
+    for module, name, path in (
+        ("record", "RESULTS", folder),
+        ("tables", "RESULTS", folder),
+        ("tables", "BENCH", tmp_path / "bench"),
+        ("tables", "DOCS", tmp_path / "docs"),
+        ("tables", "README", tmp_path / "README.md"),
+    ):
+        monkeypatch.setattr(bench[module], name, path)
+    (tmp_path / "README.md").write_text("before\n" + "old\n".join(bench["tables"].MARKS) + "after\n")
+    return folder

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,33 +14,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-MODULES = ("measure", "ceilings", "probes", "record", "tables", "report")
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
-    """The modules of bench/, which is no package, for one test."""
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    found = {name: importlib.import_module(name) for name in MODULES}
-    for name in MODULES:
-        monkeypatch.setitem(sys.modules, name, found[name])
-    return found
-
-
-@pytest.fixture
-def results(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty place for recorded runs and for docs/."""
-    folder = tmp_path / "bench" / "results"
-    folder.mkdir(parents=True)
-    monkeypatch.setattr(bench["record"], "RESULTS", folder)
-    monkeypatch.setattr(bench["tables"], "RESULTS", folder)
-    monkeypatch.setattr(bench["tables"], "BENCH", tmp_path / "bench")
-    monkeypatch.setattr(bench["tables"], "DOCS", tmp_path / "docs")
-    monkeypatch.setattr(bench["tables"], "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("before\n" + "old\n".join(bench["tables"].MARKS) + "after\n")
-    return folder
 
 
 def row(problem: str, **entries: Any) -> dict[str, Any]:
@@ -102,40 +72,6 @@ def test_ceilings_of_a_cpu(bench: dict[str, ModuleType], monkeypatch: pytest.Mon
     assert ceilings._fma() is None
     monkeypatch.setattr(ceilings.shutil, "which", lambda _: "/bin/false")
     assert ceilings._fma() is None
-
-
-def test_probes_of_a_gpu(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They compile for every architecture; each runs on a GPU, or says why not."""
-    probes = bench["probes"]
-    if shutil.which("nvcc") is None:
-        pytest.skip("nvcc is not installed")
-    monkeypatch.setattr(probes, "LIBRARY", probes.build(tmp_path / "probes.so"))
-    found = probes.rates()
-    assert list(found) == list(probes.PROBES)
-    if torch.cuda.is_available():
-        assert min(rate for rate in found.values() if isinstance(rate, float)) > 1e10
-        assert all(isinstance(found[name], float) for name in ("mma", "pack", "l2"))
-    else:
-        assert all(
-            re.match(rf"probe '{name}': CUDA driver|probe '{name}': no CUDA", why) for name, why in found.items()
-        )
-    with pytest.raises(RuntimeError, match="probe 'nothing'"):
-        probes.rate(probes.LIBRARY, "nothing")
-
-
-def test_probes_without_a_compiler(bench: dict[str, ModuleType], tmp_path: Path, monkeypatch) -> None:
-    """What was built elsewhere is used; if nothing was, the record says so."""
-    probes = bench["probes"]
-    monkeypatch.setattr(probes.shutil, "which", lambda _: None)
-    monkeypatch.delenv("CUDACXX", raising=False)
-    missing = tmp_path / "probes.so"
-    with pytest.raises(FileNotFoundError, match=r"nvcc is not here, and .* has not been built elsewhere"):
-        probes.build(missing)
-    missing.touch()
-    assert probes.build(missing) == missing
-    text = bench["tables"]._probes({"probes": {"mma": 4e14, "cluster of 2": "operation not supported"}})
-    assert text == "\nProbes (bench/probes.py), 10⁹ per second: mma 400,000, cluster of 2 operation not supported.\n"
-    assert bench["tables"]._probes({}) == ""
 
 
 def test_the_hash_of_sources_is_the_device_s_own(bench, tmp_path, monkeypatch) -> None:
@@ -264,45 +200,6 @@ def test_recorded_runs_have_their_tables(bench: dict[str, ModuleType]) -> None:
         assert bench["tables"].headlines(folder, rows) in readme
 
 
-def test_nothing_is_measured_when_a_check_fails(bench, results, tmp_path, monkeypatch, capsys) -> None:
-    report = bench["report"]
-    tests = tmp_path / "test_it.py"
-    tests.write_text("def test_it():\n    assert False, 'wrong value'\n")
-    monkeypatch.setattr(report, "DEVICES", ["cpu"])
-    monkeypatch.setattr(report, "CHECKS", {"cpu": {"values": [str(tests), "-p", "no:cacheprovider"]}})
-    monkeypatch.setattr(report, "measure", lambda *_: pytest.fail("measured"))
-    assert report.report(1.0, None, 1, []) == 1
-    assert "wrong value" in capsys.readouterr().out
-    (path,) = results.glob("*/*.json")
-    (found,) = json.loads(path.read_text())["checks"]
-    assert found["exit"] == 1
-    assert "1 failed" in found["summary"]
-
-    tests.write_text("def test_it():\n    pass\n")
-    monkeypatch.setattr(report, "measure", lambda *_: 0)
-    assert report.report(1.0, None, 1, []) == 0
-    tests.write_text("def test_it():\n    assert False\n")
-    assert report.report(1.0, None, 1, []) == 0, "what passed for the same sources is not run again"
-    assert report.check("values", [str(tests)], time.monotonic())["summary"] == "out of time"
-
-
-def test_without_compute_sanitizer_the_report_says_so(bench, monkeypatch) -> None:
-    monkeypatch.setattr(bench["report"].shutil, "which", lambda _: None)
-    found = bench["report"].check("memcheck", [], time.monotonic())
-    assert found == {"name": "memcheck", "exit": None, "summary": "compute-sanitizer is not on this machine"}
-
-
-@pytest.mark.parametrize(("status", "recorded"), [(0, 0), (86, 86), (3, None)])
-def test_what_compute_sanitizer_finds_counts(bench, tmp_path, monkeypatch, status, recorded) -> None:
-    """... and that it does not work on a machine is no fault of the kernels."""
-    tool = tmp_path / "compute-sanitizer"
-    tool.write_text(f"#!/bin/sh\necho said $2 $4\nexit {status}\n")
-    tool.chmod(0o755)
-    monkeypatch.setattr(bench["report"].shutil, "which", lambda _: str(tool))
-    found = bench["report"].check("racecheck", [], time.monotonic() + 60)
-    assert (found["exit"], found["summary"]) == (recorded, "said racecheck 86")
-
-
 def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "monarch_ops", "bench", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -358,3 +255,4 @@ def test_a_baseline_that_does_not_fit_is_no_ratio(tmp_path: Path) -> None:
 def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
     assert "clone of the repository" in run(folder=tmp_path).stderr
     assert "without --report" in run("--report", "--record", "x.json").stderr
+    assert "with --report" in run("--output", "x").stderr

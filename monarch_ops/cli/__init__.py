@@ -94,6 +94,12 @@ def bench(
     ] = None,
     select: Annotated[str | None, typer.Option("-k", help="Which benchmarks, as for pytest: 'cpu and mlp'.")] = None,
     record: Annotated[Path | None, typer.Option(help="JSON file for the rows (without --report).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for what a report records, instead of bench/results and the tables.")
+    ] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="Of the sources, for a report where there is no repository that knows it.")
+    ] = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Measure all of it so many times, each time in a new process.")
     ] = 1,
@@ -103,13 +109,16 @@ def bench(
     """Compare the speed of the ops and of M2-BERT with PyTorch's on this machine.
 
     What matters most is measured first. A report says that it is correct before it says how fast it is; stopped at any
-    point, it keeps what it has, and goes on with the same sources where it was.
+    point, it keeps what it has, and goes on with the same sources where it was. On a GPU it runs all of its steps,
+    whatever failed, and says so.
     """
     folder = (source / "bench").resolve()
     if not (folder / "report.py").is_file():
         raise typer.BadParameter(f"must be a clone of the repository, with bench/, got {source}", param_hint="--source")
     if report and record is not None:
         raise typer.BadParameter("belongs to a run without --report, which has its own file", param_hint="--record")
+    if not report and (output or commit):
+        raise typer.BadParameter("belongs to a run with --report", param_hint="--output" if output else "--commit")
     sys.path.insert(0, str(folder))
     try:
         runs = importlib.import_module("report")
@@ -118,7 +127,8 @@ def bench(
         raise typer.BadParameter(f"{error}; the benchmarks need: {needed}") from error
     options = ["--long"] if long else []
     if report:
-        raise typer.Exit(runs.report(30.0 if minutes is None else minutes, select, processes, options))
+        minutes, output = 30.0 if minutes is None else minutes, None if output is None else output.resolve()
+        raise typer.Exit(runs.report(minutes, select, processes, options, output, commit))
     raise typer.Exit(runs.measure(minutes, select, None if record is None else record.resolve(), processes, options))
 
 

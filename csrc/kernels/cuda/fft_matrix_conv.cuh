@@ -211,9 +211,9 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
       transform.at_nodes(task.node * transform.tile.nodes);
     const int left = grid.rows() - task.first;
     const RowsInUse use{left < together ? left : together, i & 1};
-    find_filters<true>(use, spectra, [=, batch = grid.batch](int row) { return (task.first + row) / batch; });
     const InnerRows rows{halves, task.node, task.rows()};
     fetch_halves(use, rows);
+    find_filters<true>(use, spectra, [=, batch = grid.batch](int row) { return (task.first + row) / batch; });
     wait_for_halves(use, rows);
     Passes::forward(use);
     Passes::multiply(use, spectra);

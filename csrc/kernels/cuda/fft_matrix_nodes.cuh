@@ -252,14 +252,16 @@ MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
   if (first_row >= rows_abreast) node = s.tile.nodes;  // nothing left for this warp
   for (NodePlace<Kind> at(s, node); at.node < s.tile.nodes; at.move(s, warps)) {
     BinPair filter[4], owed[4];
-    at.owed(owed);
+    if (Kind.factored) at.owed(owed);  // from a table they come as fast as from registers, which are few
     uint32_t channel = ~0u;
     for (int row = first_row; row < s.rows; row += rows_abreast) {
       if (s.channel(row) != channel) {
         channel = s.channel(row);
         NodeFilter<Kind>(s, spectra, row).load(s, at.node, filter);
       }
-      transform.store(s, product(at, row, filter), at, row, owed);
+      const NodeSums z = product(at, row, filter);
+      if (!Kind.factored) at.owed(owed);
+      transform.store(s, z, at, row, owed);
     }
   }
   __syncthreads();

@@ -90,6 +90,16 @@ struct LevelSums {
     const Bin z = mul(Bin{re[t][i], im[t][i]}, by);
     re[t][i] = z.re, im[t][i] = z.im;
   }
+  // Of row g + 8 r: word t of product t.
+  MONARCH_DEVICE void pack_row(int r, Quad& to_re, Quad& to_im) const {
+    Quad x, y;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      x.w[t] = pack(re[t][2 * r], re[t][2 * r + 1]);
+      y.w[t] = pack(im[t][2 * r], im[t][2 * r + 1]);
+    }
+    to_re = x, to_im = y;
+  }
 };
 
 // The high and the low part of a level's matrix: f(real part, imaginary part).

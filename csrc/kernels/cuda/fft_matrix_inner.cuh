@@ -87,15 +87,7 @@ struct InnerLevel : PassesOf<NodeKind{.level = true, .factored = true, .part = t
       const int first = kNodeQuads * s.at.g + 4 * s.columns() + s.at.q;
       Quad *const to_re = to.plane(s, row, 0) + first, *const to_im = to.plane(s, row, 1) + first;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        Quad re, im;
-#pragma unroll
-        for (int t = 0; t < 4; ++t) {
-          re.w[t] = pack(x.re[t][2 * r], x.re[t][2 * r + 1]);
-          im.w[t] = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
-        }
-        to_re[8 * r * kNodeQuads] = re, to_im[8 * r * kNodeQuads] = im;
-      }
+      for (int r = 0; r < 2; ++r) x.pack_row(r, to_re[8 * r * kNodeQuads], to_im[8 * r * kNodeQuads]);
     });
   }
 };

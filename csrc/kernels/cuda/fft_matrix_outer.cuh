@@ -125,13 +125,7 @@ MONARCH_DEVICE void outer_root_forward(const OuterColumns& s) {
 #pragma unroll
           for (int t = 0; t < 4; ++t) x.turn(t, 2 * r, w), x.turn(t, 2 * r + 1, w);
         }
-        Quad re, im;
-#pragma unroll
-        for (int t = 0; t < 4; ++t) {
-          re.w[t] = pack(x.re[t][2 * r], x.re[t][2 * r + 1]);
-          im.w[t] = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
-        }
-        s.plane(0)[place] = re, s.plane(1)[place] = im;
+        x.pack_row(r, s.plane(0)[place], s.plane(1)[place]);
       }
     }
   });
@@ -301,15 +295,7 @@ MONARCH_DEVICE void last_level(int turn, HalfRows rows, int row, int block) {
   for_level<false>(s, s.tile.levels - 1, [&](const LevelSums& x, int node, int column, int) {
     const int piece = s.node<Numbered>(node * kNodePoints + s.at.g) * pitch + first + column;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      Quad to_re, to_im;
-#pragma unroll
-      for (int t = 0; t < 4; ++t) {
-        to_re.w[t] = pack(x.re[t][2 * r], x.re[t][2 * r + 1]);
-        to_im.w[t] = pack(x.im[t][2 * r], x.im[t][2 * r + 1]);
-      }
-      re[piece + 8 * r * pitch] = to_re, im[piece + 8 * r * pitch] = to_im;
-    }
+    for (int r = 0; r < 2; ++r) x.pack_row(r, re[piece + 8 * r * pitch], im[piece + 8 * r * pitch]);
   });
 }
 

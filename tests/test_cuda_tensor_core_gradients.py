@@ -60,7 +60,7 @@ CUTS = SHORT_CUTS | {
 # Bytes of shared memory with which gradients of 4,096 points have room for so many of the tensors a row comes from.
 ROOM_FOR_4096 = {H100: 2, 140 << 10: 1, 110 << 10: 0}
 # Enough blocks for a launch to have several channels.
-WIDE = {"multiprocessors": 4}
+WIDE = {"multiprocessors": 12}
 
 
 def roundings_of(seqlen: int, machine: dict) -> int:

@@ -37,6 +37,21 @@ inline int64_t fewest_channels(int64_t most_rows, int64_t batch) {
   return std::max<int64_t>(1, most_rows / std::max<int64_t>(batch, 1));
 }
 
+// As few channels as keep nearly all multiprocessors busy when each takes an inner node of a channel at a time: of
+// those that come to at most three rounds.
+inline int64_t fewest_busy_channels(int64_t nodes, int64_t multiprocessors) {
+  const auto busy = [&](int64_t channels) {
+    const int64_t tasks = channels * nodes;
+    return static_cast<double>(tasks) / (pieces(tasks, multiprocessors) * multiprocessors);
+  };
+  double most = 0;
+  for (int64_t channels = 1; channels <= std::max<int64_t>(1, 3 * multiprocessors / nodes); ++channels)
+    most = std::max(most, busy(channels));
+  int64_t channels = 1;
+  while (busy(channels) < 0.9 * most) ++channels;
+  return channels;
+}
+
 // Calls f(chunk) for all rows until it returns an error: the batch in one piece when kMostRows fit, else as many
 // channels as fit, but at most so many, and batch rows of the same channels after each other, in even parts.
 template <class F>

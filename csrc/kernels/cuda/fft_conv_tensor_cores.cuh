@@ -164,17 +164,16 @@ GradientRows<Io> gradient_rows(const FftConvGradArgs& a, const Chunk& c) {
           a.grad_post_gate.data != nullptr};
 }
 
-// Slice `slice` of the batch, all of which a holds. A channel's filter and its sum take 16 bytes per point, a row and
-// its gradient 8: a chunk has no more channels than keep the machine busy, so that filters and sums are read again from
-// the L2 cache, and as many batch rows as fit.
+// Slice `slice` of the batch, all of which a holds. A channel's filter and its sum take 24 bytes per point of traffic
+// for each chunk, a row and its gradient 8: a chunk has no more channels than keep the machine busy, and as many batch
+// rows as fit.
 template <class Io>
 const char* staged_gradient_chunks(const FftConvGradArgs& a, const Exec& e, int64_t slice) {
-  constexpr int64_t kTasksPerMultiprocessor = 2;
   const FftConvArgs& f = a.forward;
   const auto cut = plan_gradient_cut(f.tree, 1, *e.device);
   if (!cut) return "rows of this length do not fit into blocks with their gradients";
   StagedTransforms t(f.tree, f.workspace, e);
-  const int64_t most_channels = pieces(kTasksPerMultiprocessor * e.device->multiprocessors, cut->outer.nodes);
+  const int64_t most_channels = fewest_busy_channels(cut->outer.nodes, e.device->multiprocessors);
   const int64_t pitch = a.batch_slices * f.tree.points;
   return for_chunks(f.batch, f.channels, t.most_pairs(cut->outer), most_channels, [&](const Chunk& c) {
     Bin* const all = static_cast<Bin*>(a.spectrum_grad);

@@ -37,8 +37,9 @@ namespace emulator {
 
 // What kernels/cuda/launch.cuh calls instead of the <<<>>> of nvcc.
 template <class Body>
-const char* run(int64_t blocks, int64_t threads, int64_t shared_bytes, const monarch::Exec& exec, const Body& body) {
-  return launch({blocks, threads, shared_bytes, exec.device->shared_memory}, body);
+const char* run(int64_t blocks, int64_t layers, int64_t threads, int64_t shared_bytes, const monarch::Exec& exec,
+                const Body& body) {
+  return launch({blocks, layers, threads, shared_bytes, exec.device->shared_memory}, body);
 }
 
 inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }

@@ -99,23 +99,22 @@ class Machine {
 
 Machine machine;
 
-std::string thread_name(int index) {
-  return "thread " + std::to_string(index) + " of block " + std::to_string(blockIdx.x);
-}
+std::string block_name() { return "block " + std::to_string(blockIdx.x + blockIdx.y * gridDim.x); }
+std::string thread_name(int index) { return "thread " + std::to_string(index) + " of " + block_name(); }
 
 const char* Machine::launch(const LaunchConfig& config, const std::function<void()>& body) {
   config_ = config;
   body_ = &body;
   error_.clear();
   random_.seed(seed_);
-  if (config.blocks < 1 || config.blocks > INT32_MAX || config.threads < 1 || config.threads > 1024 ||
-      config.shared_bytes > config.shared_limit) {
+  if (config.blocks < 1 || config.blocks > INT32_MAX || config.layers < 1 || config.layers > UINT16_MAX ||
+      config.threads < 1 || config.threads > 1024 || config.shared_bytes > config.shared_limit) {
     error_ = "launch refused: " + std::to_string(config.blocks) + " blocks of " + std::to_string(config.threads) +
              " threads with " + std::to_string(config.shared_bytes) + " bytes of shared memory";
     return error_.c_str();
   }
   blockDim = {static_cast<unsigned>(config.threads), 1, 1};
-  gridDim = {static_cast<unsigned>(config.blocks), 1, 1};
+  gridDim = {static_cast<unsigned>(config.blocks), static_cast<unsigned>(config.layers), 1};
   shared_.emplace(std::vector<int64_t>{0}, config.shared_bytes);
   while (static_cast<int64_t>(threads_.size()) < config.threads) {
     threads_.push_back(std::make_unique<Thread>());
@@ -130,7 +129,7 @@ const char* Machine::launch(const LaunchConfig& config, const std::function<void
 }
 
 std::vector<int64_t> Machine::block_order() {
-  std::vector<int64_t> order(config_.blocks);
+  std::vector<int64_t> order(config_.blocks * config_.layers);
   std::iota(order.begin(), order.end(), 0);
   if (order_ == Order::reverse) std::reverse(order.begin(), order.end());
   if (order_ == Order::random) std::shuffle(order.begin(), order.end(), random_);
@@ -148,7 +147,7 @@ void Machine::make_ready(Thread& thread, bool after_others) {
 }
 
 void Machine::run_block(int64_t block) {
-  blockIdx = {static_cast<unsigned>(block), 0, 0};
+  blockIdx = {static_cast<unsigned>(block % config_.blocks), static_cast<unsigned>(block / config_.blocks), 0};
   shared_->clear();
   arrived_ = 0;
   ready_ = {};
@@ -190,7 +189,7 @@ void Machine::check_block() {
     error_ = "divergent barrier: " + thread_name((*waiting)->index) + " waits at " + name_of(barrier_site_) +
              ", thread " + std::to_string((*first(State::exited))->index) + " has exited";
   } else if (const auto offset = shared_->outside_write()) {
-    error_ = "block " + std::to_string(blockIdx.x) + " wrote outside of its " + std::to_string(config_.shared_bytes) +
+    error_ = block_name() + " wrote outside of its " + std::to_string(config_.shared_bytes) +
              " bytes of shared memory, at byte " + std::to_string(*offset);
   }
 }

@@ -26,7 +26,7 @@ enum class Order { forward, reverse, random };
 void set_schedule(Order order, uint64_t seed);
 
 struct LaunchConfig {
-  int64_t blocks, threads;
+  int64_t blocks, layers, threads;     // blocks along x and along y
   int64_t shared_bytes, shared_limit;  // dynamic shared memory of a block, and what the device has
 };
 

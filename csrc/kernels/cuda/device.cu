@@ -73,7 +73,7 @@ const char* blocks_at_once(const void* kernel, int threads, int64_t shared_bytes
     if (error == cudaSuccess)
       error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, threads, shared_bytes);
     if (const char* text = cleared(error)) return text;
-    found = int64_t{per_multiprocessor > 0 ? per_multiprocessor : 1} * device.multiprocessors;
+    found = per_multiprocessor > 0 ? per_multiprocessor : 1;
   }
   *blocks = found;
   return nullptr;

@@ -20,12 +20,17 @@ struct RowGrid {
   }
 };
 
-// One of the shares that [0, n) is cut into: of this block, when nothing else is said.
+// One of the shares that [0, n) is cut into: of this block, when nothing else is said, in a launch_resident() of n
+// tiles.
 struct Share {
   int begin, end;
   MONARCH_HD Share(int64_t n, int64_t share, int64_t shares)
       : begin(static_cast<int>(n * share / shares)), end(static_cast<int>(n * (share + 1) / shares)) {}
-  MONARCH_DEVICE explicit Share(int64_t n) : Share(n, blockIdx.x, gridDim.x) {}
+  MONARCH_DEVICE explicit Share(int64_t n) : Share(0, 0, 1) {
+    const int64_t each = pieces(n, gridDim.x), first = blockIdx.x * each;
+    const Share layer(n - first < each ? n - first : each, blockIdx.y, gridDim.y);
+    begin = static_cast<int>(first) + layer.begin, end = static_cast<int>(first) + layer.end;
+  }
 };
 
 // A bad length stops the kernel: the host cannot look at device memory without waiting for it.

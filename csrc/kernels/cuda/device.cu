@@ -24,10 +24,10 @@ const DeviceInfo& cuda_device(int index) {
   static const DeviceInfo none{DeviceKind::cuda, Isa::cuda};
   static std::mutex mutex;
   static std::deque<DeviceInfo> known;
-  if (index < 0 || index >= cuda_device_count()) return none;
   const std::lock_guard<std::mutex> lock(mutex);
   for (const DeviceInfo& d : known)
     if (d.index == index) return d;
+  if (index < 0 || index >= cuda_device_count()) return none;
   const auto attribute = [&](cudaDeviceAttr which) {
     int value = 0;
     if (const char* error = cleared(cudaDeviceGetAttribute(&value, which, index)))

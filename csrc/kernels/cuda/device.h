@@ -15,8 +15,8 @@ MONARCH_API std::string cuda_device_name(int index);
 MONARCH_API const char* cuda_built_archs();  // "80,90a", or "" when built without CUDA
 
 // How many blocks of a kernel a multiprocessor of the current device, this one, holds at once; also allows them that
-// much shared memory.
-// Asked once for each kernel and size. Returns an error's text, or null. Not in a build without CUDA.
+// much shared memory. Asked once for each kernel and size. Returns an error's text, or null. Not in a build without
+// CUDA.
 const char* blocks_at_once(const void* kernel, int threads, int64_t shared_bytes, const DeviceInfo& device,
                            int64_t* blocks);
 

@@ -57,7 +57,7 @@ inline int64_t fewest_busy_channels(int64_t nodes, int64_t multiprocessors) {
 template <class F>
 const char* for_chunks(int64_t batch, int64_t channels, int64_t most_rows, int64_t most_channels, F f) {
   const bool bounded = most_rows < kMostRows;
-  const int64_t fitting = bounded ? most_rows : most_rows / std::max<int64_t>(batch, 1);
+  const int64_t fitting = bounded ? most_rows : fewest_channels(most_rows, batch);
   const int64_t some = std::clamp<int64_t>(std::min(fitting, most_channels), 1, channels);
   const int64_t most = std::max<int64_t>(1, bounded ? most_rows / some : batch);
   const int64_t rows = std::max<int64_t>(1, pieces(batch, std::max<int64_t>(1, pieces(batch, most))));

@@ -319,7 +319,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
       const int n = grid.batch - b < most ? grid.batch - b : most;
       const RowsInUse use{2 * n, turn ^= 1}, wanted{back * n, turn};
       const InnerRows rows{halves, node, row_of(task, b, n)};
-      if (!ahead) fetch_from(task, b);
+      if (!ahead) fetch_halves(use, rows);
       wait_for_halves(use, rows);
       Passes::forward(use);
       if (ahead) fetch_from(task, b + n);

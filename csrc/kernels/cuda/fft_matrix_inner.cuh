@@ -99,7 +99,7 @@ struct InnerNode : PassesOf<NodeKind{.part = true}> {
     for_pairs(s, [&](int row, int pair) {
       const int arrived = order_there(pair), word = s.word(row, 0, arrived);
       const auto number = [&](int part) { return reinterpret_cast<uint32_t*>(s.arrival(part))[word]; };
-      const uint32_t factor = lower_halves(s.rescaling(row, arrived / 16)[0], s.rescaling(row, arrived / 16)[0]);
+      const uint32_t factors = s.rescaling(row, arrived / 16)[0], factor = lower_halves(factors, factors);
       const Bin2 z = twisted<false>(s, pair, times(number(0), factor), times(number(1), factor));
       __syncwarp();  // they are in another order now
       const int to = s.word(row, 0, pair);

@@ -38,15 +38,12 @@ MONARCH_DEVICE_CALL void make_outer_tables(bool inverse) {
   for (int word = warp; s.tile.levels && word < kFragmentWords; word += warps)
     make_matrix(s.at, word, of_level, s.dft_matrix(), false);
   // of a level at the root
-  const int parts = radix ? 1 : s.tile.parts, matrices = radix ? radix : parts * parts;
+  const int matrices = radix ? radix : s.tile.parts * s.tile.parts;
   for (int task = warp; task < kFragmentWords * matrices; task += warps) {
-    const int i = task / kFragmentWords, group = i / parts, part = i % parts;
-    const auto entry = [&](int child, int j) {
-      return radix ? turned(angle(0, child), radix * j + i, 1, 0.25f)
-                   : turned(angle(0, 16 * group + child), 16 * part + j, 1, 0.25f);
-    };
+    const int i = task / kFragmentWords;
+    const auto angle_of = [&](int node) { return angle(0, node); };
     const auto of = [&](int r, int c) {
-      return inverse ? entry(c, r) : entry(radix ? slot_of_row(r, s.stride(-1)) : r, c);
+      return level_entry(angle_of, radix, s.tile.parts, i, s.stride(-1), inverse, r, c);
     };
     make_matrix(s.at, task % kFragmentWords, of, s.root_matrix(0, 0) + 128 * i, true);
   }

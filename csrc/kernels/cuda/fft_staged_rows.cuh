@@ -205,6 +205,15 @@ MONARCH_DEVICE int slot_of_row(int row, int stride) {
   return (row & 8) | ((three << turn | three >> (3 - turn)) & 7);
 }
 
+// Row r, column c of matrix `i` of a level of real numbers, or of its way back, the conjugate, transposed: of `parts`
+// parts and as many groups of 16 nodes, or where there is a head of `radix` below it of slots as above.
+template <class AngleOf>
+MONARCH_DEVICE Bin level_entry(AngleOf angle, int radix, int parts, int i, int stride, bool inverse, int r, int c) {
+  const int child = inverse ? c : radix ? slot_of_row(r, stride) : r, j = inverse ? r : c;
+  return radix ? turned(angle(child), radix * j + i, 1, 0.25f)
+               : turned(angle(16 * (i / parts) + child), 16 * (i % parts) + j, 1, 0.25f);
+}
+
 // The tables of the nodes from block().first_node on. Also makes the rows' state that of rows which nobody has staged.
 MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
   const StagedRows s({0});
@@ -241,16 +250,9 @@ MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
   const int matrices = s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0;
   for_each_warp(s, 2 * kFragmentWords * matrices, [&](int task) {
     const int word = task % kFragmentWords, i = task / kFragmentWords / 2;
-    const int parent = i / s.tile.parts, part = i % s.tile.parts;
-    // of child `child` and point j of its part
-    const auto entry = [&](int child, int j) {
-      return numbered ? turned(angle(child), s.tile.head * j + i, 1, 0.25f)
-                      : turned(angle(16 * parent + child), 16 * part + j, 1, 0.25f);
-    };
-    // the inverse is the conjugate, transposed
     const bool inverse = task / kFragmentWords % 2;
     const auto of = [&](int r, int c) {
-      return inverse ? entry(c, r) : entry(numbered ? slot_of_row(r, kNodeStride) : r, c);
+      return level_entry(angle, numbered ? s.tile.head : 0, s.tile.parts, i, kNodeStride, inverse, r, c);
     };
     make_matrix(s.at, word, of, s.level_matrices(i) + (inverse ? 128 : 0), true);
   });

@@ -144,10 +144,13 @@ def test_roots(run):
     words[1], words[3] = generator.integers(1, 1 << 24, LANES), 4 * np.arange(1, LANES + 1)
     words[0] = words[1] * generator.uniform(-16, 16, LANES)
     words[2] = np.arange(-LANES, LANES, 2) * np.arange(LANES)
-    angles = 2 * np.pi * words[0:4:2] / words[1:4:2]
-    exact = np.stack([np.cos(angles[0]), np.sin(angles[0]), np.cos(angles[1]), np.sin(angles[1])])
-    got = run("roots", words.view(np.uint32))[:4].view(np.float32)
-    np.testing.assert_allclose(got, exact, rtol=0, atol=2e-6)
+    words[5::2] = np.array([1, 3, 5])[np.arange(LANES) % 3] << generator.integers(2, 26, (2, LANES))
+    words[4], words[6] = words[5] * generator.uniform(0, 1, LANES), words[7] * np.arange(LANES) / (LANES - 1.0)
+    angles = 2 * np.pi * words[0::2] / words[1::2]
+    exact = np.stack([np.cos(angles), np.sin(angles)], 1).reshape(WORDS, LANES)
+    got = run("roots", words.view(np.uint32)).view(np.float32)
+    np.testing.assert_allclose(got[:4], exact[:4], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(got[4:], exact[4:], rtol=0, atol=5e-8)  # 3e-8: each number rounded once
 
 
 def test_copies(run):

@@ -21,7 +21,7 @@ from emulator.samples import (
     random,
     reference_gradients,
 )
-from tolerance import relative_error
+from tolerance import assert_matches, relative_error
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -158,6 +158,26 @@ def test_two_outer_levels(emulator, shared):
     assert emulator.module.plan(seqlen=131072, **plan)["radices"] == [2, 16, 16, 16, 16]
     got = emulator("conv", ["y"], u=u, k=k, **plan)["y"]
     check(got, reference.fft_conv(u.double(), k.double()), reference.fft_conv(u, k))
+
+
+@pytest.mark.parametrize("seqlen", [4096, 12000, 65537, 1 << 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=dtype_name)
+def test_long_rows(emulator, seqlen, dtype):
+    """There and back by the policy of tolerance.py itself, as on a GPU: what twiddles round adds up with the levels."""
+    channels = 3 if seqlen < 20_000 else 1
+    rows = {name: random(2, channels, seqlen, dtype=dtype) for name in ("u", "pre_gate", "post_gate")}
+    decay = torch.exp(-5 * torch.arange(seqlen) / seqlen) / seqlen**0.5
+    taps = {name: random(channels, seqlen) * decay for name in ("k", "k_rev")}
+    options = {"lengths": torch.tensor([seqlen, seqlen // 3])}
+    exact = reference.fft_conv(**double(rows | taps), **options, method="fft")
+    got = emulator("conv", ["y"], dtype, **rows, **taps, **options)["y"]
+    assert_matches(got, exact, reference.fft_conv(**rows, **taps, **options))
+    grad = random(2, channels, seqlen, dtype=dtype)
+    exact_grads = reference_gradients(double(rows) | options, double(taps), grad.double(), "fft")
+    rounded = reference_gradients(rows | options, taps, grad, "fft")
+    got = emulator("backward", list(exact_grads), dtype, grad=grad, batch_slices=1, **rows, **taps, **options)
+    for name in exact_grads:
+        assert_matches(got[name], exact_grads[name], rounded[name], name)
 
 
 @over_lengths

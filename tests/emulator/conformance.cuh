@@ -1,8 +1,10 @@
-// What csrc/kernels/cuda/ptx.cuh offers, a function for each of its instructions, for one warp: the emulator and a GPU
-// must do the same with the same words. A lane is given eight words and makes eight, word i of lane l at 32 i + l.
+// What csrc/kernels/cuda/ptx.cuh offers, a function for each of its instructions, and roots.cuh, for one warp: the
+// emulator and a GPU must do the same with the same words. A lane is given eight words and makes eight, word i of lane
+// l at 32 i + l.
 #pragma once
 
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/roots.cuh"
 
 namespace monarch::conformance {
 
@@ -49,11 +51,13 @@ MONARCH_DEVICE void products(const Words& w) {
   w.put(times(w[0], w[4]), times(w[1], w[4]), times(w[2], w[4]), times(w[3], w[4]));
 }
 
-// exp(2 pi i times word 0 over word 1), and of words 2 and 3.
+// exp(2 pi i times word 0 over word 1), of words 2 and 3, and nearly exactly of words 4 and 5, and 6 and 7.
 MONARCH_DEVICE void roots(const Words& w) {
-  const auto first = near_root(static_cast<int>(w[0]), static_cast<int>(w[1]));
-  const auto second = near_root(static_cast<int>(w[2]), static_cast<int>(w[3]));
-  w.put(bits_of(first.re), bits_of(first.im), bits_of(second.re), bits_of(second.im));
+  const auto number = [&](int i) { return static_cast<int>(w[i]); };
+  const Complex<float> near[2] = {near_root(number(0), number(1)), near_root(number(2), number(3))};
+  const Complex<float> rounded[2] = {rounded_root(number(4), number(5)), rounded_root(number(6), number(7))};
+  w.put(bits_of(near[0].re), bits_of(near[0].im), bits_of(near[1].re), bits_of(near[1].im), bits_of(rounded[0].re),
+        bits_of(rounded[0].im), bits_of(rounded[1].re), bits_of(rounded[1].im));
 }
 
 // Words 0 to 3 of the input, lane after lane, of which so many bytes as word 4 says are copied, less than 17.

@@ -7,7 +7,7 @@
 
 #include "../../plan/tiles.h"
 #include "../math/splits.h"
-#include "platform.cuh"
+#include "roots.cuh"
 
 namespace monarch {
 
@@ -142,7 +142,7 @@ MONARCH_DEVICE_CALL void make_twiddles(Tile tile, int head, int depth, int inner
     for (int i = threadIdx.x; i < count; i += blockDim.x) {
       const Angle angle = node_angle(head, depth + level, inner * count + i);
       const auto root = [&](int parts) {  // 32 bits: a fast division, enough for 2^25 points
-        return unit_root<float>(static_cast<int>(1 + 4 * angle.m), static_cast<int>(4 * angle.n * parts));
+        return rounded_root(static_cast<int>(1 + 4 * angle.m), static_cast<int>(4 * angle.n * parts));
       };
       tile.upper()[table + i] = {root(2), root(4)};
       tile.lower()[table + i] = {root(8), root(16)};

@@ -130,21 +130,6 @@ inline void wait_for_copies() { emulator::wait_for_copies(); }
 inline void prefetch(const void* line) { emulator::prefetch(line); }
 #endif
 
-// exp(2 pi i num / den) with errors of about 5e-7, in a quarter of the instructions of unit_root(): for tables that a
-// launch begins with and halves go with. num / den may be up to 2^20.
-MONARCH_DEVICE Complex<float> near_root(int num, int den) {
-#if defined(__CUDACC__)
-  const float inverse = __fdividef(1.f, static_cast<float>(den));
-  const int turns = __float2int_rn(static_cast<float>(num) * inverse);
-  Complex<float> z;
-  __sincosf(6.283185307f * (static_cast<float>(num - turns * den) * inverse), &z.im, &z.re);
-  return z;
-#else
-  const float angle = 6.283185307f * static_cast<float>(num % den) / static_cast<float>(den);
-  return {std::cos(angle), std::sin(angle)};
-#endif
-}
-
 // The greatest of the warp's values.
 #if defined(__CUDACC__)
 MONARCH_DEVICE uint32_t warp_max(uint32_t value) { return __reduce_max_sync(0xFFFFFFFF, value); }

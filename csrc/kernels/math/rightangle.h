@@ -38,9 +38,9 @@ MONARCH_HD void small_angle(float x, float* c, float* s) {
 #endif
 }
 
-// exp(2 pi i num / den), 0 <= num <= den: the one place where the library computes a sine. The angle is
-// reduced to an eighth of a turn in integers, so the error is the rounding of R alone.
-// Int holds 9 * den; 32 bits are faster on a GPU.
+// exp(2 pi i num / den), 0 <= num <= den: the one place where the library computes a sine, but for what blocks on a GPU
+// compute for themselves (kernels/cuda/roots.cuh). The angle is reduced to an eighth of a turn in integers, so the
+// error is the rounding of R alone. Int holds 9 * den; 32 bits are faster on a GPU.
 template <class R, class Int = int64_t>
 MONARCH_HD Complex<R> unit_root(Int num, Int den) {
   const Int eighth = (8 * num + den / 2) / den;

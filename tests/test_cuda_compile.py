@@ -149,6 +149,26 @@ TENSOR_CORE_BUDGETS = {
         },
         51,
     ),
+    # of rows with no level: a head in registers, there and back
+    **{
+        f"convolution of {256 * head:,} points": LoopBudget(
+            ("conv_staged_rows", "NodesBelowHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
+            {
+                "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
+                "head": (stores, points),
+                "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
+                "head, back": (stores, points),
+                "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
+            },
+            most,
+        )
+        for head, stores, points, most in (
+            (1, {"STS.128": 2, "LDS.128": 6}, 256, 54),
+            (2, {"STS.128": 4, "LDS.128": 12}, 512, 60),
+            (4, {"STS.128": 8, "LDS.128": 24}, 1024, 67),
+            (8, {"STS.64": 16, "LDS.64": 17}, 1024, 78),
+        )
+    },
     # whose nodes take one row each, so that nothing is left out of their loop
     "convolution of 16,384 points": LoopBudget(
         ("LevelAndHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
@@ -210,10 +230,10 @@ TENSOR_CORE_BUDGETS = {
         ("staged_outer_forward", "GatedSourceINS_4Bf16E", "OuterHeadE"),
         {
             "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
-            "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
+            "head of 8": ({"LDS.64": 25, "LDS.128": 1}, 1024),
             "level, to the workspace": ({"HMMA.16816.F32": 16, "STG.E.128": 4}, 512),
         },
-        37,
+        32,
     ),
     "inner nodes": LoopBudget(
         ("staged_inner_nodes", "InnerLevel"),
@@ -259,10 +279,10 @@ TENSOR_CORE_BUDGETS = {
         {
             "from the workspace": ({"LDGSTS.E.BYPASS.128": 2}, 256),
             "level": ({"HMMA.16816.F32": 16}, 512),
-            "head of 8": ({"LDS": 16, "LDS.128": 1, "HMMA.16816.F32": 0}, 512),
+            "head of 8": ({"STS.64": 16, "LDS.128": 1}, 1024),
             "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
-        43,
+        39,
     ),
 }
 WARP = 32

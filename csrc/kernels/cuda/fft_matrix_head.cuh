@@ -39,33 +39,54 @@ MONARCH_DEVICE void with_head(int parts, F f) {
   }
 }
 
+// How many neighbouring words of each part, of two columns each, a thread takes at a time: as fit into registers.
+template <int Parts>
+constexpr int kWordsOfHead = Parts <= 4   ? 4
+                             : Parts <= 8 ? 2
+                                          : 1;
 constexpr int kPartsOfTwo = 12;  // of two columns, fit into registers
 
-// The head on two neighbouring columns of a row, from float to complex numbers, or back: words even[word(q)] and
-// odd[word(q)] of part q, which hold a column each where numbers are real, else real and imaginary parts. twisted(z, q,
-// column) is what comes between the head and what is below it.
-template <class Head, bool Inverse, class Word, class Twist>
+template <int Count>
+MONARCH_DEVICE Words<Count>& words_at(uint32_t* first) {
+  return *reinterpret_cast<Words<Count>*>(first);
+}
+
+// The head on the columns of `Count` neighbouring words of a row, from float to complex numbers, or back: words
+// even[word(q)] ... and odd[word(q)] ... of part q, which hold a column each where numbers are real, else real and
+// imaginary parts of two. twisted(z, q, column) is what comes between the head and what is below it.
+template <class Head, int Count, bool Inverse, class Word, class Twist>
 MONARCH_DEVICE void transform_both(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
                                    Twist twisted) {
-  Bin x[2][Head::kParts];
+  Bin x[2 * Count][Head::kParts];
 #pragma unroll
   for (int q = 0; q < Head::kParts; ++q) {
-    const uint32_t a = even[word(q)], b = odd[word(q)];
-    const FloatPair re = unpack(a), im = unpack(b);
-    x[0][q] = Inverse ? twisted({re.low, im.low}, q, 0) : Bin{float_of(a) * scale, 0.f};
-    x[1][q] = Inverse ? twisted({re.high, im.high}, q, 1) : Bin{float_of(b) * scale, 0.f};
+    const Words<Count> a = words_at<Count>(even + word(q)), b = words_at<Count>(odd + word(q));
+#pragma unroll
+    for (int t = 0; t < Count; ++t) {
+      const int c = 2 * t;
+      const FloatPair re = unpack(a.w[t]), im = unpack(b.w[t]);
+      x[c][q] = Inverse ? twisted({re.low, im.low}, q, c) : Bin{float_of(a.w[t]) * scale, 0.f};
+      x[c + 1][q] = Inverse ? twisted({re.high, im.high}, q, c + 1) : Bin{float_of(b.w[t]) * scale, 0.f};
+    }
   }
-  head_tree<Head::kOdd, Head::kBits, Inverse, true>(x[0], roots);
-  head_tree<Head::kOdd, Head::kBits, Inverse, true>(x[1], roots);
+#pragma unroll
+  for (int c = 0; c < 2 * Count; ++c) head_tree<Head::kOdd, Head::kBits, Inverse, true>(x[c], roots);
 #pragma unroll
   for (int q = 0; q < Head::kParts; ++q) {
-    const Bin y = Inverse ? x[0][q] : twisted(x[0][q], q, 0), z = Inverse ? x[1][q] : twisted(x[1][q], q, 1);
-    even[word(q)] = Inverse ? bits_of(y.re) : pack(y.re, z.re);
-    odd[word(q)] = Inverse ? bits_of(z.re) : pack(y.im, z.im);
+    Words<Count> a, b;
+#pragma unroll
+    for (int t = 0; t < Count; ++t) {
+      const int c = 2 * t;
+      const Bin y = Inverse ? x[c][q] : twisted(x[c][q], q, c);
+      const Bin z = Inverse ? x[c + 1][q] : twisted(x[c + 1][q], q, c + 1);
+      a.w[t] = Inverse ? bits_of(y.re) : pack(y.re, z.re);
+      b.w[t] = Inverse ? bits_of(z.re) : pack(y.im, z.im);
+    }
+    words_at<Count>(even + word(q)) = a, words_at<Count>(odd + word(q)) = b;
   }
 }
 
-// The same, one column after the other, in words of its own.
+// The same of one word, one column after the other, in words of its own.
 template <class Head, bool Inverse, class Word, class Twist>
 MONARCH_DEVICE void transform_each(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
                                    Twist twisted) {
@@ -102,7 +123,7 @@ template <class Head, bool Inverse, class Word, class Twist>
 MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale, const HeadRoots& roots, Word word,
                                       Twist twisted) {
   if constexpr (Head::kParts <= kPartsOfTwo) {
-    transform_both<Head, Inverse>(even, odd, scale, roots, word, twisted);
+    transform_both<Head, kWordsOfHead<Head::kParts>, Inverse>(even, odd, scale, roots, word, twisted);
   } else {
     transform_each<Head, Inverse>(even, odd, scale, roots, word, twisted);
   }
@@ -112,14 +133,17 @@ MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale
 template <bool Inverse>
 MONARCH_DEVICE_CALL void staged_head(RowsInUse use) {
   const StagedRows s(use);
-  constexpr int kPairs = 128;
   with_head(s.tile.head, [&]<class Head>(Head) {
-    for (uint32_t i = s.thread, end = s.rows * kPairs; i < end; i += s.tile.threads) {
-      const int row = i / kPairs, pair = i % kPairs;
+    constexpr int kCount = kWordsOfHead<Head::kParts>, kGroups = 128 / kCount;
+    for (uint32_t i = s.thread, end = s.rows * kGroups; i < end; i += s.tile.threads) {
+      const int row = i / kGroups, pair = i % kGroups * kCount;
       transform_columns<Head, Inverse>(
           s.words(0), s.words(1), scale_for(s.greatest_point(row, s.turn)), s.head_roots(),
           [&](int q) { return s.word(row, q, pair); }, [&](Bin z, int q, int c) {  // to the nodes' own transforms
-            return twiddle<Inverse>(z, reinterpret_cast<const Bin*>(s.node_twiddles() + s.twiddle_index(q, pair))[c]);
+            const BinPair* const of_word = s.node_twiddles() + (s.twiddle_index(q, pair) ^ c >> 1);
+            const Bin w = reinterpret_cast<const Bin*>(of_word)[c & 1];
+            if (Head::kParts == 1 && !Inverse) return scaled(w, z.re);  // they are still real
+            return twiddle<Inverse>(z, w);
           });
     }
   });

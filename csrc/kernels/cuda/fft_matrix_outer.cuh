@@ -53,14 +53,15 @@ MONARCH_DEVICE_CALL void make_outer_tables(bool inverse) {
 template <bool Inverse>
 MONARCH_DEVICE_CALL void outer_head(int turn) {
   const OuterColumns s(turn);
-  const int below = s.tile.plane / s.tile.head, pairs = below * kQuadWords;
+  const int below = s.tile.plane / s.tile.head;
   const float scale = scale_for(s.greatest_point(turn));
   with_head(s.tile.head, [&]<class Head>(Head) {
-    for (int i = s.thread; i < pairs; i += s.tile.threads) {
-      const int piece = i / kQuadWords;
+    constexpr int kCount = kWordsOfHead<Head::kParts>, kGroups = kQuadWords / kCount;
+    for (int i = s.thread; i < below * kGroups; i += s.tile.threads) {
+      const int piece = i / kGroups;
       transform_columns<Head, Inverse>(
           s.words(0), s.words(1), scale, s.head_roots(),
-          [&](int q) { return s.place(piece + q * below) * kQuadWords + i % kQuadWords; },
+          [&](int q) { return s.place(piece + q * below) * kQuadWords + i % kGroups * kCount; },
           [&](Bin z, int q, int) {  // the way back's levels have done it
             return Inverse || s.tile.levels == 0 ? z : mul(z, s.twist(0, q, piece >> s.stride(0)));
           });

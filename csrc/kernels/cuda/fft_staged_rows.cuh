@@ -4,6 +4,7 @@
 
 #include "fft_rows.cuh"
 #include "ptx.cuh"
+#include "roots.cuh"
 
 namespace monarch {
 

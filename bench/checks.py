@@ -24,6 +24,8 @@ SMALL = tuple(
         (
             ("fft_conv-two-sided-L640", "float16"),
             ("fft_conv-two-sided-L2049", "bfloat16"),
+            ("fft_conv-two-sided-L4096", "bfloat16"),
+            ("fft_conv-in-three", "float16"),
             ("fft_conv-L1000", "float32"),
             ("fft_conv-long", "float16"),
             ("prepared_conv-circular-1000", "float32"),
@@ -58,7 +60,7 @@ class Check:
 VALUES = Check("values", ("tests/test_ops.py", "-k", "test_value or test_variant"))
 WRAPPERS = Check("wrappers", ("tests/test_conformance.py", "-k", "gpu and not compile"), least=6, seconds=45, each=30)
 SMOKE = Check("small", SMALL, least=len(SMALL), seconds=60, each=30)
-OPS = Check("ops", ("tests/test_cuda.py",), least=900, seconds=120, each=30)
+OPS = Check("ops", ("tests/test_cuda.py",), least=1200, seconds=150, each=30)
 SANITIZED = tuple(Check(tool, SMALL, least=len(SMALL), seconds=45) for tool in SANITIZERS)
 
 

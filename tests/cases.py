@@ -216,7 +216,7 @@ LARGE: list[Case] = [
     *[c for L in (2, 3, 16, 17, 127, 128, 129, 257, 1000, 1024, 1031, 2500) for c in _conv(f"L{L}", (2, 3, L))],
     *[
         c
-        for L in (33, 640, 1536, 2049)
+        for L in (33, 640, 1536, 2049, 4096, 8190)
         for c in _conv(f"two-sided-L{L}", (3, 2, L), rev=L, gates="pre post", skip=True, lengths=(L, L // 2, 0))
     ],
     *[  # on the CPU one codelet of some instruction set, for a whole row and for one that is cut
@@ -227,6 +227,8 @@ LARGE: list[Case] = [
     *_conv("batch-slices", (9, 2, 200), rev=50, gates="post"),
     *_conv("few-taps", (2, 3, 4096), taps=5, rev=3),
     *_conv("long", (1, 2, 14113), rev=14113, skip=True),
+    *_conv("in-three", (1, 1, 32769), gates="pre"),
+    *_conv("longest", (2, 2, 65537), rev=65537, gates="pre post", skip=True, lengths=(65537, 700)),
     *_conv("circular-1024", (2, 3, 1024), circular=True),
     *_conv("circular-1000", (2, 3, 1000), taps=700, circular=True, gates="pre post", skip=True),
     _mixer("mixer-128", 2, 3, 128, lengths=(128, 77)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -120,9 +121,10 @@ def test_gradients_of_enough_rows_for_the_whole_machine(seqlen: int, dtype: torc
         assert_matches(ours[name].cpu().to(dtype), exact[name], base[name].to(dtype), f"gradient of {name}")
 
 
+@over_dtypes
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_strides(case: Case, device: torch.device) -> None:
-    tensors = case.tensors(torch.float32)
+def test_strides(case: Case, dtype: torch.dtype, device: torch.device) -> None:
+    tensors = case.tensors(dtype)
     turned = {n: t.to(device).transpose(0, -1).contiguous().transpose(0, -1) for n, t in tensors.items()}
     check(case, tensors, call(case, turned))
     sliced = {n: t.to(device).repeat_interleave(2, -1)[..., ::2] for n, t in tensors.items()}
@@ -139,7 +141,71 @@ def test_results_are_the_same_every_time(case: Case, dtype: torch.dtype, device:
         assert torch.equal(first[name], second[name]), name
 
 
-ROWS = [c for c in LARGE if c.label in ("L1024", "two-sided-L640", "mixer-512", "L257-silu", "m2bert", "n64")]
+@pytest.mark.parametrize("case", SMALL, ids=str)
+def test_second_derivatives(case: Case, device: torch.device) -> None:
+    """Of the first ones, times numbers of their own."""
+    tensors = case.tensors(torch.float32)
+    weight = torch.randn_like(call_reference(case, tensors))
+    factors = {name: torch.randn_like(t) for name, t in tensors.items()}
+
+    def of(function: Callable[..., Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+        like = next(iter(leaves.values()))
+        out = function(case, leaves)
+        first = torch.autograd.grad(out, list(leaves.values()), weight.to(like), create_graph=True)
+        total = sum((g * f.to(like)).sum() for g, f in zip(first, factors.values(), strict=True))
+        second = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(t) if g is None else g for (name, t), g in zip(leaves.items(), second, strict=True)
+        }
+
+    ours = of(call, move(tensors, device))
+    base, exact = of(call_reference, tensors), of(call_reference, {n: t.double() for n, t in tensors.items()})
+    for name in tensors:
+        assert_matches(ours[name].cpu(), exact[name], base[name], f"second derivative by {name}")
+
+
+@over_dtypes
+@pytest.mark.parametrize("seqlen", [100, 4096, 65537])
+def test_no_rows(seqlen: int, dtype: torch.dtype, device: torch.device) -> None:
+    u = torch.ones(0, 2, seqlen, dtype=dtype, device=device, requires_grad=True)
+    k = torch.ones(2, seqlen, device=device, requires_grad=True)
+    y = mo.fft_conv(u, k)
+    assert y.shape == u.shape
+    of_u, of_k = torch.autograd.grad(y, (u, k), torch.ones_like(y))
+    assert of_u.shape == u.shape
+    assert not of_k.any()
+
+
+@over_dtypes
+@pytest.mark.parametrize(("seqlen", "prepared"), [(700, 1000), (3000, 4096), (40000, 70000)])
+def test_filter_prepared_for_longer_rows(seqlen: int, prepared: int, dtype: torch.dtype, device: torch.device) -> None:
+    u, k = torch.randn(2, 3, seqlen).to(dtype), torch.randn(3, seqlen) / seqlen**0.5
+    spectrum = mo.fft_filter(k.to(device), prepared, dtype=dtype)
+    got = mo.fft_conv(u.to(device), spectrum).cpu()
+    assert_matches(got, reference.fft_conv(u.double(), k.double(), method="fft"), reference.fft_conv(u, k))
+
+
+@over_dtypes
+def test_compiled(dtype: torch.dtype, device: torch.device) -> None:
+    """Traced, forward and backward, with whatever kernels: the ops are what is looked at."""
+    tensors = move({"u": torch.randn(2, 3, 5000).to(dtype), "k": torch.randn(3, 5000) / 70}, device)
+    weight = torch.randn(2, 3, 5000, device=device)
+    compiled = torch.compile(lambda t: mo.fft_conv(**t), backend="aot_eager", fullgraph=True)
+    ours, expected = gradients(compiled, tensors, weight), gradients(lambda t: mo.fft_conv(**t), tensors, weight)
+    for name in tensors:
+        assert torch.equal(ours[name], expected[name]), name
+
+
+def test_autocast(device: torch.device) -> None:
+    u, k = torch.randn(2, 3, 5000, device=device), torch.randn(3, 5000, device=device) / 70
+    with torch.autocast(device.type, torch.bfloat16):
+        got = mo.fft_conv(u, k)
+    assert torch.equal(got, mo.fft_conv(u.bfloat16(), k))
+
+
+TO_CAPTURE = ("L1024", "two-sided-L640", "two-sided-L4096", "longest", "mixer-512", "L257-silu", "m2bert", "n64")
+ROWS = [c for c in LARGE if c.label in TO_CAPTURE]
 
 
 @needs_a_gpu

@@ -33,6 +33,10 @@ def calls_in_three_launches() -> list[tuple[str, dict]]:
         backward = {"grad": rows["u"], "spectrum": filters} | rows | machine | wide
         calls.append(("backward", arguments(grads, torch.float16, **backward)))
         calls.append(("backward", arguments(["spectrum_grad"], torch.float16, **backward | {"batch_slices": 2})))
+    # a head on the sums of a level, and a level below a head
+    for points, dtype in ((196608, torch.bfloat16), (655360, torch.float16)):
+        rows = {"u": random(1, 1, points, dtype=dtype), "spectrum": random(1, 2 * points)}
+        calls.append(("conv", arguments(["y"], dtype, **rows, tensor_cores=True)))
     return calls
 
 
@@ -68,6 +72,7 @@ def one_call_per_path() -> list[tuple[str, dict]]:
         (6200, 8192, {}),
         (12001, 12288, {}),
         (12001, 12288, alone),
+        (32768, 32768, {}),
     ):
         rows = make_rows("two-sided", seqlen, torch.float16)
         filters = random(channels_for(seqlen), 2 * points)

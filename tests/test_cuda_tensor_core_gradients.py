@@ -176,10 +176,14 @@ def test_gradients_of_long_rows_in_three_launches(emulator, seqlen, machine):
 
 @over_machines(*(cut for cut in CUTS if cut[0] >= 65536))
 def test_gradients_of_the_longest_rows(emulator, seqlen, machine):
-    batch = 2 if seqlen < 1 << 20 else 1
-    u = random(batch, 1, seqlen, dtype=torch.float16)
-    taps = {"k": random(1, seqlen) * torch.exp(-5 * torch.arange(seqlen) / seqlen)}
-    check_gradients(emulator, {"u": u}, taps, **machine)
+    decay = torch.exp(-5 * torch.arange(seqlen) / seqlen)
+    if seqlen < 200_000:
+        rows = {name: random(2, 1, seqlen, dtype=torch.bfloat16) for name in ("u", "pre_gate", "post_gate")}
+        rows["lengths"] = torch.tensor([seqlen, seqlen // 3])
+        taps = {name: random(1, seqlen) * decay for name in ("k", "k_rev")}
+    else:
+        rows, taps = {"u": random(1, 1, seqlen, dtype=torch.float16)}, {"k": random(1, seqlen) * decay}
+    check_gradients(emulator, rows, taps, **machine)
 
 
 def test_the_check_notices_wrong_gradients():

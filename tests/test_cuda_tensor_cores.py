@@ -22,6 +22,7 @@ from emulator.tensor_cores import (
     over_machines,
     roundings,
 )
+from tolerance import assert_matches, relative_error
 from torch import Tensor
 
 from monarch_ops import reference
@@ -245,6 +246,18 @@ def test_filters(emulator, seqlen, machine, name, dtype):
     # where one bin has it all, its error is luck, and rows are few
     luck = {"mean": 3, "resonance": 2 if machine else HALF_OF_IT}.get(name, HALF_OF_IT)
     check(got, reference_conv(rows, taps), luck)
+
+
+@pytest.mark.parametrize("seqlen", [4096, 32768])
+def test_where_results_cancel(emulator, seqlen):
+    """A tone that a mean takes away is lost among halves: precision="precise" is for such filters."""
+    turns = (seqlen // 8 + 0.3) / seqlen * torch.arange(seqlen, dtype=torch.float64)
+    rows = {"u": torch.cos(2 * math.pi * turns)[None, None].half()}
+    taps = {"k": (torch.arange(seqlen) < seqlen // 2).float()[None] * 2 / seqlen}
+    spectrum, exact = make_spectrum(emulator, seqlen, taps, {}), reference_conv(rows, taps)
+    precise = emulator("conv", ["y"], torch.float16, **rows, spectrum=spectrum)["y"]
+    assert_matches(precise, exact, reference.fft_conv(**rows, **taps))
+    assert relative_error(conv(emulator, rows, spectrum), exact) > 20 * relative_error(precise, exact)
 
 
 @over_machines(253, 4096, 8189, 12001, (4093, 12000), (8189, 24000), (12285, 40000))

@@ -319,6 +319,15 @@ def test_depthwise_weight_grad(emulator, taps, left, right, layout, dtype, slice
     check(got["weight_grad"], gradient(x.double(), weight.double(), grad.double()), gradient(x, weight, grad))
 
 
+@over_layouts
+@over_dtypes
+def test_depthwise_weight_grad_of_no_outputs(emulator, layout, dtype):
+    x, grad = (make_depthwise(layout, 3, length, dtype)[0] for length in (2, 0))
+    options = {"taps": 3, "pad_left": 0, "channels_last": layout == "blh"}
+    got = emulator("depthwise_weight_grad", ["weight_grad"], dtype, x=x, grad=grad, **options)
+    assert torch.equal(got["weight_grad"], torch.zeros(37, 3))
+
+
 # ---- MLP -------------------------------------------------------------------------------------------------------------
 
 

@@ -158,7 +158,8 @@ MONARCH_KERNEL void depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, u
   const int64_t begin = positions * slice / a.slices, end = positions * (slice + 1) / a.slices;
   for (int64_t first = 0; first < a.taps; first += kTapsAtOnce) {
     float sums[kTapsAtOnce] = {};
-    int64_t b = (begin + along) / a.out_len, t = (begin + along) % a.out_len;
+    const int64_t length = a.out_len > 0 ? a.out_len : 1;  // without outputs nothing is summed
+    int64_t b = (begin + along) / length, t = (begin + along) % length;
     for (int64_t i = begin + along; i < end && h < a.channels; i += kLanesAlong, t += kLanesAlong) {
       while (t >= a.out_len) t -= a.out_len, ++b;
       const float g = load(row_of<const Io>(a.grad, b, t) + h);

@@ -302,21 +302,62 @@ def test_depthwise_tiles(emulator, dtype):
     )
 
 
-@over_paddings
-@over_layouts
-@over_dtypes
-@pytest.mark.parametrize("slices", [1, 3])
-def test_depthwise_weight_grad(emulator, taps, left, right, layout, dtype, slices):
-    x, weight = make_depthwise(layout, taps, 100, dtype)
-    grad = make_depthwise(layout, taps, 100 + left + right - taps + 1, dtype)[0]
+def check_weight_grad(emulator, layout, taps, left, right, length, dtype, channels=37, **options):
+    x, weight = make_depthwise(layout, taps, length, dtype, channels)
+    grad = make_depthwise(layout, taps, length + left + right - taps + 1, dtype, channels)[0]
 
     def gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
         weight.requires_grad_()
         return torch.autograd.grad(reference_depthwise(x, weight, left, right, layout), weight, grad)[0]
 
-    options = {"taps": taps, "pad_left": left, "channels_last": layout == "blh", "slices": slices}
+    options = {"taps": taps, "pad_left": left, "channels_last": layout == "blh"} | options
     got = emulator("depthwise_weight_grad", ["weight_grad"], dtype, x=x, grad=grad, **options)
     check(got["weight_grad"], gradient(x.double(), weight.double(), grad.double()), gradient(x, weight, grad))
+
+
+@pytest.mark.parametrize(("taps", "left", "right"), [*PADDINGS, (9, 8, 0), (40, 39, 0)])
+@over_layouts
+@over_dtypes
+@pytest.mark.parametrize("slices", [1, 3])
+def test_depthwise_weight_grad(emulator, taps, left, right, layout, dtype, slices):
+    check_weight_grad(emulator, layout, taps, left, right, 100, dtype, slices=slices)
+
+
+# rows of fewer positions than a block takes at once, and of more
+@pytest.mark.parametrize(("length", "channels"), [(1000, 5), (4500, 5), (9000, 2), (4500, 600)])
+@over_layouts
+@over_dtypes
+def test_depthwise_weight_grad_of_long_rows(emulator, layout, dtype, length, channels):
+    if channels > 5 and (layout, dtype) != ("bhl", torch.bfloat16):
+        pytest.skip("no other block has fewer threads, and it takes long")
+    check_weight_grad(emulator, layout, 4, 3, 0, length, dtype, channels, slices=5)
+
+
+# channels in pairs: not at all, but for rows that begin between two, in two blocks
+@pytest.mark.parametrize(("channels", "gap"), [(1, 3), (6, 3), (70, 2)])
+@pytest.mark.parametrize("taps", [3, 9])
+@over_layouts
+@over_dtypes
+def test_depthwise_channels(emulator, layout, dtype, channels, gap, taps):
+    x, weight = make_depthwise(layout, taps, 150, dtype, channels)
+    left, right = taps - 2, 3
+    options = {"left": left, "right": right, "layout": layout}
+    exact = reference_depthwise(x.double(), weight.double(), **options)
+    flags = {"pad_left": left, "channels_last": layout == "blh", "gap": gap, "out_len": exact.numel() // 2 // channels}
+    got = emulator("depthwise", ["y"], dtype, x=x, weight=weight, **flags)
+    check(got["y"], exact, reference_depthwise(x, weight, **options))
+    check_weight_grad(emulator, layout, taps, left, right, 150, dtype, channels, gap=gap, slices=2)
+
+
+@over_layouts
+def test_depthwise_meets_nothing_beyond_its_taps(emulator, layout):
+    """Taps come in fours: what the fourth one of three would meet may be infinite."""
+    x, weight = make_depthwise(layout, 3, 100, torch.float32)
+    axis = 2 if layout == "bhl" else 1
+    x.select(axis, 50).fill_(torch.inf)
+    got = emulator("depthwise", ["y"], x=x, weight=weight, pad_left=2, out_len=100, channels_last=layout == "blh")
+    finite = got["y"].isfinite().all(dim=0).all(dim=2 - axis)
+    assert finite.nonzero().flatten().tolist() == [t for t in range(100) if t not in (50, 51, 52)]
 
 
 @over_layouts

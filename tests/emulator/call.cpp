@@ -71,7 +71,7 @@ monarch::Rows Call::add_rows(const char* name, Use use, py::array host) {
   if (host.ndim() != 3) throw py::value_error(std::string(name) + " must have three axes");
   // gaps of a few elements, so that rows start at addresses no better aligned than their elements
   const int64_t batch = host.shape(0), channels = host.shape(1), length = host.shape(2), bytes = host.itemsize();
-  const int64_t channel_stride = length + 3, batch_stride = (channels + 1) * channel_stride;
+  const int64_t channel_stride = length + (has("gap") ? integer("gap") : 3), batch_stride = (channels + 1) * channel_stride;
   std::vector<int64_t> starts;
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t h = 0; h < channels; ++h) starts.push_back((b * batch_stride + h * channel_stride) * bytes);

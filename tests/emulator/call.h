@@ -34,7 +34,8 @@ class Call {
   bool flag(const char* name);
   Shape shape(const char* name);
 
-  // Inputs; null when not given. A tensor of rows, (B, H, L) of the io dtype, lies with gaps between its rows.
+  // Inputs; null when not given. A tensor of rows, (B, H, L) of the io dtype, lies with gaps between its rows, of three
+  // elements or of `gap`.
   monarch::Rows rows(const char* name);
   void* io_array(const char* name);
   void* array(const char* name);  // float32

@@ -96,7 +96,9 @@ def make_spectrum(emulator: Emulator, seqlen: int, taps: dict, machine: dict) ->
 PADDINGS = ((1, 0, 0), (4, 3, 0), (4, 1, 2), (4, 0, 0), (4, -1, -2), (3, 5, -4), (7, 8, 9))
 
 
-def make_depthwise(layout: str, taps: int, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows (2, 37, length) in the layout, and a weight; more channels than a block takes where they are innermost."""
-    x = random(2, 37, length, dtype=dtype)
-    return (x if layout == "bhl" else x.transpose(1, 2).contiguous()), random(37, taps)
+def make_depthwise(
+    layout: str, taps: int, length: int, dtype: torch.dtype, channels: int = 37
+) -> tuple[Tensor, Tensor]:
+    """Rows (2, H, length) in the layout, and a weight; more channels than a block takes where they are innermost."""
+    x = random(2, channels, length, dtype=dtype)
+    return (x if layout == "bhl" else x.transpose(1, 2).contiguous()), random(channels, taps)

@@ -6,10 +6,12 @@
 
 namespace monarch {
 
-constexpr int kOutputs = 8;        // per thread
-constexpr int kTapsAtOnce = 4;     // taps whose gradients are summed in one reading of the tensors
+constexpr int kOutputs = 8;     // per thread
+constexpr int kTapsAtOnce = 4;  // taps that meet the same window of inputs in registers
+constexpr int kWindow = kOutputs + kTapsAtOnce - 1;
 constexpr int kTapsStaged = 1024;  // whose inputs are in shared memory together
 constexpr int kVectorBytes = 16;
+constexpr int kMostThreads = 1024;
 struct alignas(kVectorBytes) Bytes16 {
   uint32_t words[4];
 };
@@ -20,7 +22,106 @@ MONARCH_HD unsigned narrow(int64_t n) { return static_cast<unsigned>(n); }
 // Whether position s is one of the row's.
 MONARCH_DEVICE bool within(int s, int64_t length) { return narrow(s) < narrow(length); }
 
+// Row i of batch row b of a tensor that is given: loops have no second version for null.
+template <class Io>
+MONARCH_DEVICE Io* given_row(const Rows& rows, int64_t b, int64_t i) {
+  return static_cast<Io*>(rows.data) + b * rows.batch_stride + i * rows.channel_stride;
+}
+
+// Elements that go by together.
+template <class Io, int N>
+struct alignas(N * sizeof(Io)) Neighbours {
+  Io of[N];
+};
+
+template <class Io, int N>
+MONARCH_DEVICE void load_neighbours(const Io* from, float (&to)[N]) {
+  const auto all = *reinterpret_cast<const Neighbours<Io, N>*>(from);
+#pragma unroll
+  for (int i = 0; i < N; ++i) to[i] = load(&all.of[i]);
+}
+
 MONARCH_DEVICE float activated(float v, bool silu) { return silu ? v / (1.f + expf(-v)) : v; }
+
+// ---- what both layouts share ----------------------------------------------------------------------------------------
+
+// N neighbouring positions of Width channels.
+template <class Io, int N, int Width>
+MONARCH_DEVICE void load_positions(const Io* from, int64_t stride, float (&to)[N][Width]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i, from += stride) load_neighbours(from, to[i]);
+}
+
+// The same, zeros where that is outside of [0, length); `from` is where position s would be.
+template <class Io, int N, int Width>
+MONARCH_DEVICE void load_window(const Io* from, int64_t stride, int s, int64_t length, float (&to)[N][Width]) {
+  if (s >= 0 && s + N <= length) return load_positions(from, stride, to);
+#pragma unroll
+  for (int i = 0; i < N; ++i, from += stride) {
+#pragma unroll
+    for (int c = 0; c < Width; ++c) to[i][c] = 0;
+    if (within(s + i, length)) load_neighbours(from, to[i]);
+  }
+}
+
+// Positions [begin, end) of some channels of a gradient, each of which meets x at position + shift and the next ones.
+template <class Io>
+struct Correlated {
+  const Io *grad, *x;
+  int64_t grad_stride, x_stride;
+  int begin, end, shift, length;  // of x
+};
+
+// Adds to the sums of kTapsAtOnce taps what `thread` of `threads` has of them: runs of positions whose windows are
+// inside of x, then single positions before and after these. In a row, where positions are neighbours, runs begin where
+// gradients come in vectors.
+template <bool InRow, class Io, int Width>
+MONARCH_DEVICE void sum_positions(const Correlated<Io>& r, int thread, int threads, float (&sums)[kTapsAtOnce][Width]) {
+  constexpr int kVector = InRow ? kVectorBytes / sizeof(Io) : 1;
+  int first = r.begin > -r.shift ? r.begin : -r.shift;
+  first +=
+      static_cast<int>(-(reinterpret_cast<int64_t>(r.grad) / static_cast<int64_t>(sizeof(Io)) + first) & (kVector - 1));
+  if (first > r.end) first = r.end;
+  const int inside = r.length - r.shift - (kTapsAtOnce - 1), last = r.end < inside ? r.end : inside;
+  const int runs = last > first ? (last - first) / kOutputs : 0;
+  for (int run = thread; run < runs; run += threads) {
+    const int t = first + run * kOutputs;
+    float grad[kOutputs][Width], window[kWindow][Width];
+    if constexpr (InRow) {
+#pragma unroll
+      for (int o = 0; o < kOutputs; o += kVector) {
+        float vector[kVector];
+        load_neighbours(r.grad + t + o, vector);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) grad[o + i][0] = vector[i];
+      }
+      load_positions(r.x + t + r.shift, 1, window);
+    } else {
+      load_positions(r.grad + t * r.grad_stride, r.grad_stride, grad);
+      load_positions(r.x + (t + r.shift) * r.x_stride, r.x_stride, window);
+    }
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o)
+#pragma unroll
+      for (int j = 0; j < kTapsAtOnce; ++j)
+#pragma unroll
+        for (int c = 0; c < Width; ++c) sums[j][c] += grad[o][c] * window[o + j][c];
+  }
+  const int before = first - r.begin;
+  for (int i = thread; i < r.end - r.begin - runs * kOutputs; i += threads) {
+    const int t = r.begin + i + (i < before ? 0 : runs * kOutputs);
+    float grad[Width], x[Width];
+    load_neighbours(r.grad + t * r.grad_stride, grad);
+#pragma unroll
+    for (int j = 0; j < kTapsAtOnce; ++j) {
+      const int s = t + r.shift + j;
+      if (!within(s, r.length)) continue;
+      load_neighbours(r.x + s * r.x_stride, x);
+#pragma unroll
+      for (int c = 0; c < Width; ++c) sums[j][c] += grad[c] * x[c];
+    }
+  }
+}
 
 // ---- (B, H, L) ------------------------------------------------------------------------------------------------------
 
@@ -86,31 +187,27 @@ MONARCH_KERNEL void depthwise_rows(DepthwiseArgs a, unsigned tiles) {
   }
 }
 
-// weight_grad, taps [first, first + kTapsAtOnce) of the channel.
+// A channel to a block, whose threads take `lanes` runs of a row, and further rows.
 template <class Io>
-MONARCH_DEVICE void sum_rows(const DepthwiseWeightGradArgs& a, int64_t h, int64_t first, float (&sums)[kTapsAtOnce]) {
-  for (int64_t b = 0; b < a.batch; ++b) {
-    const Io *x = row_of<const Io>(a.x, b, h), *grad = row_of<const Io>(a.grad, b, h);
-    for (int t = threadIdx.x; t < a.out_len; t += blockDim.x) {
-      const float g = load(grad + t);
-#pragma unroll
-      for (int j = 0; j < kTapsAtOnce; ++j) {
-        const int s = t + static_cast<int>(first - a.pad_left) + j;
-        if (within(s, a.seqlen)) sums[j] += g * load(x + s);
-      }
-    }
-  }
-}
-
-template <class Io>
-MONARCH_KERNEL void depthwise_weight_grad_rows(DepthwiseWeightGradArgs a) {
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMostThreads)
+    depthwise_weight_grad_rows(DepthwiseWeightGradArgs a, int lanes) {
   const int64_t h = blockIdx.x;
-  for (int64_t first = 0; first < a.taps; first += kTapsAtOnce) {
-    float sums[kTapsAtOnce] = {};
-    sum_rows<Io>(a, h, first, sums);
+  for (int first = 0; first < a.taps; first += kTapsAtOnce) {
+    float sums[kTapsAtOnce][1] = {};
+    for (int64_t b = threadIdx.x / lanes; b < a.batch; b += blockDim.x / lanes) {
+      const Correlated<Io> row{.grad = given_row<const Io>(a.grad, b, h),
+                               .x = given_row<const Io>(a.x, b, h),
+                               .grad_stride = 1,
+                               .x_stride = 1,
+                               .begin = 0,
+                               .end = static_cast<int>(a.out_len),
+                               .shift = static_cast<int>(first - a.pad_left),
+                               .length = static_cast<int>(a.seqlen)};
+      sum_positions<true>(row, threadIdx.x % lanes, lanes, sums);
+    }
 #pragma unroll
     for (int j = 0; j < kTapsAtOnce; ++j) {
-      const float total = block_sum(sums[j], shared_memory<float>());
+      const float total = block_sum(sums[j][0], shared_memory<float>());
       if (threadIdx.x == 0 && first + j < a.taps) static_cast<float*>(a.weight_grad)[h * a.taps + first + j] = total;
     }
   }
@@ -118,76 +215,116 @@ MONARCH_KERNEL void depthwise_weight_grad_rows(DepthwiseWeightGradArgs a) {
 
 // ---- (B, L, H) ------------------------------------------------------------------------------------------------------
 
-// A block takes kLanesAcross neighbouring channels; its other threads take further positions.
+// A block takes the channels of kLanesAcross lanes, Width neighbouring ones each; its other threads take further
+// positions.
 constexpr int kLanesAcross = 32, kLanesAlong = kThreads / kLanesAcross;
 constexpr int kPositionTile = kLanesAlong * kOutputs;
+constexpr int kPair = 2;  // the width where all addresses allow it
 
-// A thread's outputs are neighbouring positions of one channel: what one reads the next ones find in the L1 cache.
+// Whether pairs of channels lie on addresses of pairs.
 template <class Io>
+bool in_pairs(const Rows& rows) {
+  const auto place = reinterpret_cast<int64_t>(rows.data) / static_cast<int64_t>(sizeof(Io));
+  return (place | rows.batch_stride | rows.channel_stride) % kPair == 0;
+}
+
+// Calls f with the number of channels of a lane as a constant.
+template <class Io, class F>
+const char* with_width(int64_t channels, const Rows& one, const Rows& other, F f) {
+  if (channels % kPair == 0 && in_pairs<Io>(one) && in_pairs<Io>(other)) return f(std::integral_constant<int, kPair>());
+  return f(std::integral_constant<int, 1>());
+}
+
+// A thread's outputs are neighbouring positions: of their inputs the next thread finds the last ones in the L1 cache.
+template <class Io, int Width>
 MONARCH_KERNEL void depthwise_positions(DepthwiseArgs a, unsigned tiles, unsigned channel_tiles) {
   const unsigned tile = blockIdx.x / channel_tiles, b = tile / tiles;
-  const unsigned h = blockIdx.x % channel_tiles * kLanesAcross + threadIdx.x % kLanesAcross;
+  const unsigned h = (blockIdx.x % channel_tiles * kLanesAcross + threadIdx.x % kLanesAcross) * Width;
   const int begin = static_cast<int>(tile % tiles * kPositionTile + threadIdx.x / kLanesAcross * kOutputs);
-  if (h >= a.channels) return;
-  const Io* const x = row_of<const Io>(a.x, b, 0) + h;
-  const float bias = a.bias ? static_cast<const float*>(a.bias)[h] : 0.f;
-  float v[kOutputs];
+  if (h >= a.channels || begin >= a.out_len) return;
+  float v[kOutputs][Width];
 #pragma unroll
-  for (int o = 0; o < kOutputs; ++o) v[o] = bias;
-  for (int64_t j = 0; j < a.taps; ++j) {
-    const float w = static_cast<const float*>(a.weight)[h * a.taps + j];
+  for (int c = 0; c < Width; ++c) {
+    const float bias = a.bias ? static_cast<const float*>(a.bias)[h + c] : 0.f;
 #pragma unroll
-    for (int o = 0; o < kOutputs; ++o) {
-      const int s = begin + o + static_cast<int>(j - a.pad_left);
-      if (within(s, a.seqlen)) v[o] += w * load(x + s * a.x.channel_stride);
+    for (int o = 0; o < kOutputs; ++o) v[o][c] = bias;
+  }
+  const float* const weight = static_cast<const float*>(a.weight) + h * a.taps;
+  for (int first = 0; first < a.taps; first += kTapsAtOnce) {
+    const int s = begin + first - static_cast<int>(a.pad_left);
+    float window[kWindow][Width];
+    load_window(given_row<const Io>(a.x, b, s) + h, a.x.channel_stride, s, a.seqlen, window);
+#pragma unroll
+    for (int j = 0; j < kTapsAtOnce; ++j) {
+      if (first + j >= a.taps) break;  // no weight of zero: what it meets may be infinite
+#pragma unroll
+      for (int c = 0; c < Width; ++c) {
+        const float w = weight[c * a.taps + first + j];
+#pragma unroll
+        for (int o = 0; o < kOutputs; ++o) v[o][c] += w * window[o + j][c];
+      }
     }
   }
-  Io* const y = row_of<Io>(a.y, b, 0) + h;
+  Io* y = given_row<Io>(a.y, b, begin) + h;
 #pragma unroll
-  for (int o = 0; o < kOutputs; ++o)
-    if (begin + o < a.out_len) store(y + (begin + o) * a.y.channel_stride, activated(v[o], a.silu));
+  for (int o = 0; o < kOutputs; ++o, y += a.y.channel_stride) {
+    if (begin + o >= a.out_len) break;
+    Neighbours<Io, Width> all;
+#pragma unroll
+    for (int c = 0; c < Width; ++c) store(&all.of[c], activated(v[o][c], a.silu));
+    *reinterpret_cast<Neighbours<Io, Width>*>(y) = all;
+  }
 }
 
 // Slice blockIdx.x / channel_tiles of the positions of the whole batch, to partial[slice, h, j].
-template <class Io>
+template <class Io, int Width>
 MONARCH_KERNEL void depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, unsigned channel_tiles, float* partial) {
+  constexpr int kChannels = kLanesAcross * Width, kSums = kTapsAtOnce * kChannels;
   float* const shared = shared_memory<float>();
   const int64_t slice = blockIdx.x / channel_tiles, positions = a.batch * a.out_len;
-  const int across = threadIdx.x % kLanesAcross, along = threadIdx.x / kLanesAcross;
-  const int64_t h = blockIdx.x % channel_tiles * kLanesAcross + across;
+  const int across = threadIdx.x % kLanesAcross * Width, along = threadIdx.x / kLanesAcross;
+  const int64_t tile = int64_t{blockIdx.x % channel_tiles} * kChannels, h = tile + across;
   const int64_t begin = positions * slice / a.slices, end = positions * (slice + 1) / a.slices;
-  for (int64_t first = 0; first < a.taps; first += kTapsAtOnce) {
-    float sums[kTapsAtOnce] = {};
-    const int64_t length = a.out_len > 0 ? a.out_len : 1;  // without outputs nothing is summed
-    int64_t b = (begin + along) / length, t = (begin + along) % length;
-    for (int64_t i = begin + along; i < end && h < a.channels; i += kLanesAlong, t += kLanesAlong) {
-      while (t >= a.out_len) t -= a.out_len, ++b;
-      const float g = load(row_of<const Io>(a.grad, b, t) + h);
-#pragma unroll
-      for (int j = 0; j < kTapsAtOnce; ++j) {
-        const int s = static_cast<int>(t - a.pad_left + first) + j;
-        if (within(s, a.seqlen)) sums[j] += g * load(row_of<const Io>(a.x, b, s) + h);
+  for (int first = 0; first < a.taps; first += kTapsAtOnce) {
+    float sums[kTapsAtOnce][Width] = {};
+    if (begin < end && h < a.channels) {  // or there may be no outputs at all
+      int64_t b = begin / a.out_len, t = begin % a.out_len;
+      for (int64_t left = end - begin; left > 0; ++b, t = 0) {
+        const int64_t count = left < a.out_len - t ? left : a.out_len - t;
+        const Correlated<Io> rows{.grad = given_row<const Io>(a.grad, b, 0) + h,
+                                  .x = given_row<const Io>(a.x, b, 0) + h,
+                                  .grad_stride = a.grad.channel_stride,
+                                  .x_stride = a.x.channel_stride,
+                                  .begin = static_cast<int>(t),
+                                  .end = static_cast<int>(t + count),
+                                  .shift = static_cast<int>(first - a.pad_left),
+                                  .length = static_cast<int>(a.seqlen)};
+        sum_positions<false>(rows, along, kLanesAlong, sums);
+        left -= count;
       }
     }
+    if (first > 0) __syncthreads();  // everybody is done with the sums of the taps before
 #pragma unroll
-    for (int j = 0; j < kTapsAtOnce; ++j) {
-      shared[threadIdx.x] = sums[j];
-      __syncthreads();
-      if (along == 0 && h < a.channels && first + j < a.taps) {
-        float total = 0;
-        for (int i = 0; i < kLanesAlong; ++i) total += shared[i * kLanesAcross + across];
-        partial[(slice * a.channels + h) * a.taps + first + j] = total;
-      }
-      __syncthreads();
+    for (int j = 0; j < kTapsAtOnce; ++j)
+#pragma unroll
+      for (int c = 0; c < Width; ++c) shared[along * kSums + j * kChannels + across + c] = sums[j][c];
+    __syncthreads();
+    for (int i = threadIdx.x; i < kSums; i += kThreads) {
+      const int64_t channel = tile + i % kChannels, tap = first + i / kChannels;
+      if (channel >= a.channels || tap >= a.taps) continue;
+      float total = 0;
+      for (int s = 0; s < kLanesAlong; ++s) total += shared[s * kSums + i];
+      partial[(slice * a.channels + channel) * a.taps + tap] = total;
     }
   }
 }
 
-// out[i] = the sum of partial[slice, i] over the slices, in order.
+//  out[i] = the sum of partial[slice, i] over the slices, in order.
 MONARCH_KERNEL void sum_slices(const float* partial, int64_t slices, int64_t count, float* out) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
   float total = 0;
+#pragma unroll 16  // are on their way together
   for (int64_t s = 0; s < slices; ++s) total += partial[s * count + i];
   out[i] = total;
 }
@@ -197,28 +334,46 @@ MONARCH_KERNEL void sum_slices(const float* partial, int64_t slices, int64_t cou
 inline const char* run_depthwise(const DepthwiseArgs& a, const Exec& e) {
   return with_io(a.io, [&](auto io) {
     using Io = typename decltype(io)::type;
-    if (a.channels_last) {
-      const int64_t tiles = pieces(a.out_len, kPositionTile), across = pieces(a.channels, kLanesAcross);
-      return launch(&depthwise_positions<Io>, a.batch * tiles * across, 0, e, a, narrow(tiles), narrow(across));
+    if (!a.channels_last) {
+      const int64_t tiles = pieces(a.out_len, kRowTile);
+      return launch(&depthwise_rows<Io>, a.batch * a.channels * tiles, staged_bytes(a.taps, sizeof(Io)), e, a,
+                    narrow(tiles));
     }
-    const int64_t tiles = pieces(a.out_len, kRowTile);
-    return launch(&depthwise_rows<Io>, a.batch * a.channels * tiles, staged_bytes(a.taps, sizeof(Io)), e, a,
-                  narrow(tiles));
+    return with_width<Io>(a.channels, a.x, a.y, [&](auto width) {
+      const int64_t tiles = pieces(a.out_len, kPositionTile), across = pieces(a.channels, kLanesAcross * width);
+      return launch(&depthwise_positions<Io, width>, a.batch * tiles * across, 0, e, a, narrow(tiles), narrow(across));
+    });
   });
 }
 
+// Threads of a block that has a channel: more of them where channels are few. As the number of slices, it depends on
+// the sizes alone, and with it the result.
+inline int threads_for(int64_t channels) {
+  int threads = kThreads;
+  while (threads < kMostThreads && channels * threads < 131072) threads *= 2;
+  return threads;
+}
+
 inline const char* run_depthwise_weight_grad(const DepthwiseWeightGradArgs& a, const Exec& e) {
-  constexpr int64_t kShared = kThreads * sizeof(float);
-  return with_io(a.io, [&](auto io) -> const char* {
+  return with_io(a.io, [&](auto io) {
     using Io = typename decltype(io)::type;
-    if (!a.channels_last) return launch(&depthwise_weight_grad_rows<Io>, a.channels, kShared, e, a);
-    const int64_t across = pieces(a.channels, kLanesAcross), count = a.channels * a.taps;
-    float* const partial = static_cast<float*>(e.workspace);
-    const char* error =
-        launch(&depthwise_weight_grad_positions<Io>, a.slices * across, kShared, e, a, narrow(across), partial);
-    return error ? error
-                 : launch(&sum_slices, blocks_for(count), 0, e, partial, a.slices, count,
-                          static_cast<float*>(a.weight_grad));
+    if (!a.channels_last) {
+      const int threads = threads_for(a.channels);
+      int lanes = kLanesAcross;
+      while (lanes < threads && lanes * kOutputs < a.out_len) lanes *= 2;
+      return launch_with(&depthwise_weight_grad_rows<Io>, a.channels, 1, threads, threads * int64_t{sizeof(float)}, e,
+                         a, lanes);
+    }
+    return with_width<Io>(a.channels, a.x, a.grad, [&](auto width) -> const char* {
+      const int64_t across = pieces(a.channels, kLanesAcross * width), count = a.channels * a.taps;
+      constexpr int64_t kShared = kThreads * kTapsAtOnce * width * sizeof(float);
+      float* const partial = static_cast<float*>(e.workspace);
+      const char* error = launch(&depthwise_weight_grad_positions<Io, width>, a.slices * across, kShared, e, a,
+                                 narrow(across), partial);
+      return error ? error
+                   : launch(&sum_slices, blocks_for(count), 0, e, partial, a.slices, count,
+                            static_cast<float*>(a.weight_grad));
+    });
   });
 }
 

@@ -8,6 +8,7 @@ namespace monarch {
 
 constexpr int kOutputs = 8;     // per thread
 constexpr int kTapsAtOnce = 4;  // taps that meet the same window of inputs in registers
+constexpr int kLanesAcross = 32;
 constexpr int kWindow = kOutputs + kTapsAtOnce - 1;
 constexpr int kTapsStaged = 1024;  // whose inputs are in shared memory together
 constexpr int kVectorBytes = 16;
@@ -108,18 +109,40 @@ MONARCH_DEVICE void sum_positions(const Correlated<Io>& r, int thread, int threa
         for (int c = 0; c < Width; ++c) sums[j][c] += grad[o][c] * window[o + j][c];
   }
   const int before = first - r.begin;
+#pragma unroll 1
   for (int i = thread; i < r.end - r.begin - runs * kOutputs; i += threads) {
     const int t = r.begin + i + (i < before ? 0 : runs * kOutputs);
     float grad[Width], x[Width];
     load_neighbours(r.grad + t * r.grad_stride, grad);
+    const Io* from = r.x + (t + r.shift) * r.x_stride;
 #pragma unroll
-    for (int j = 0; j < kTapsAtOnce; ++j) {
-      const int s = t + r.shift + j;
-      if (!within(s, r.length)) continue;
-      load_neighbours(r.x + s * r.x_stride, x);
+    for (int j = 0; j < kTapsAtOnce; ++j, from += r.x_stride) {
+      if (!within(t + r.shift + j, r.length)) continue;
+      load_neighbours(from, x);
 #pragma unroll
       for (int c = 0; c < Width; ++c) sums[j][c] += grad[c] * x[c];
     }
+  }
+}
+
+// Adds up the sums of a block's warps, lane by lane and in order, in shared memory of all of them: f(tap, column,
+// total), where a column is lane * Width + channel, is called by the thread that made the total. It may keep it at
+// place tap * columns + column of `shared`.
+template <int Width, class F>
+MONARCH_DEVICE void add_warps(const float (&sums)[kTapsAtOnce][Width], float* shared, F f) {
+  constexpr int kColumns = kLanesAcross * Width, kSums = kTapsAtOnce * kColumns;
+  const int column = threadIdx.x % kLanesAcross * Width, warp = threadIdx.x / kLanesAcross;
+  __syncthreads();  // everybody is done with the sums of the taps before
+#pragma unroll
+  for (int j = 0; j < kTapsAtOnce; ++j)
+#pragma unroll
+    for (int c = 0; c < Width; ++c) shared[warp * kSums + j * kColumns + column + c] = sums[j][c];
+  __syncthreads();
+  const int all = blockDim.x * kTapsAtOnce * Width;
+  for (int i = threadIdx.x; i < kSums; i += blockDim.x) {
+    float total = 0;
+    for (int place = i; place < all; place += kSums) total += shared[place];
+    f(i / kColumns, i % kColumns, total);
   }
 }
 
@@ -205,19 +228,21 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMostThreads)
                                .length = static_cast<int>(a.seqlen)};
       sum_positions<true>(row, threadIdx.x % lanes, lanes, sums);
     }
-#pragma unroll
-    for (int j = 0; j < kTapsAtOnce; ++j) {
-      const float total = block_sum(sums[j][0], shared_memory<float>());
-      if (threadIdx.x == 0 && first + j < a.taps) static_cast<float*>(a.weight_grad)[h * a.taps + first + j] = total;
-    }
+    float* const shared = shared_memory<float>();
+    add_warps(sums, shared, [&](int j, int lane, float total) { shared[j * kLanesAcross + lane] = total; });
+    __syncthreads();
+    const int64_t tap = first + threadIdx.x;
+    if (threadIdx.x >= kTapsAtOnce || tap >= a.taps) continue;
+    float total = 0;
+    for (int lane = 0; lane < kLanesAcross; ++lane) total += shared[threadIdx.x * kLanesAcross + lane];
+    static_cast<float*>(a.weight_grad)[h * a.taps + tap] = total;
   }
 }
 
 // ---- (B, L, H) ------------------------------------------------------------------------------------------------------
 
-// A block takes the channels of kLanesAcross lanes, Width neighbouring ones each; its other threads take further
-// positions.
-constexpr int kLanesAcross = 32, kLanesAlong = kThreads / kLanesAcross;
+// A block takes the channels of a warp's lanes, Width neighbouring ones each; its other warps take further positions.
+constexpr int kLanesAlong = kThreads / kLanesAcross;
 constexpr int kPositionTile = kLanesAlong * kOutputs;
 constexpr int kPair = 2;  // the width where all addresses allow it
 
@@ -279,11 +304,9 @@ MONARCH_KERNEL void depthwise_positions(DepthwiseArgs a, unsigned tiles, unsigne
 // Slice blockIdx.x / channel_tiles of the positions of the whole batch, to partial[slice, h, j].
 template <class Io, int Width>
 MONARCH_KERNEL void depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, unsigned channel_tiles, float* partial) {
-  constexpr int kChannels = kLanesAcross * Width, kSums = kTapsAtOnce * kChannels;
-  float* const shared = shared_memory<float>();
   const int64_t slice = blockIdx.x / channel_tiles, positions = a.batch * a.out_len;
   const int across = threadIdx.x % kLanesAcross * Width, along = threadIdx.x / kLanesAcross;
-  const int64_t tile = int64_t{blockIdx.x % channel_tiles} * kChannels, h = tile + across;
+  const int64_t tile = int64_t{blockIdx.x % channel_tiles} * kLanesAcross * Width, h = tile + across;
   const int64_t begin = positions * slice / a.slices, end = positions * (slice + 1) / a.slices;
   for (int first = 0; first < a.taps; first += kTapsAtOnce) {
     float sums[kTapsAtOnce][Width] = {};
@@ -303,23 +326,14 @@ MONARCH_KERNEL void depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, u
         left -= count;
       }
     }
-    if (first > 0) __syncthreads();  // everybody is done with the sums of the taps before
-#pragma unroll
-    for (int j = 0; j < kTapsAtOnce; ++j)
-#pragma unroll
-      for (int c = 0; c < Width; ++c) shared[along * kSums + j * kChannels + across + c] = sums[j][c];
-    __syncthreads();
-    for (int i = threadIdx.x; i < kSums; i += kThreads) {
-      const int64_t channel = tile + i % kChannels, tap = first + i / kChannels;
-      if (channel >= a.channels || tap >= a.taps) continue;
-      float total = 0;
-      for (int s = 0; s < kLanesAlong; ++s) total += shared[s * kSums + i];
-      partial[(slice * a.channels + channel) * a.taps + tap] = total;
-    }
+    add_warps(sums, shared_memory<float>(), [&](int j, int column, float total) {
+      const int64_t channel = tile + column, tap = first + j;
+      if (channel < a.channels && tap < a.taps) partial[(slice * a.channels + channel) * a.taps + tap] = total;
+    });
   }
 }
 
-//  out[i] = the sum of partial[slice, i] over the slices, in order.
+// out[i] = the sum of partial[slice, i] over the slices, in order.
 MONARCH_KERNEL void sum_slices(const float* partial, int64_t slices, int64_t count, float* out) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
@@ -354,6 +368,8 @@ inline int threads_for(int64_t channels) {
   return threads;
 }
 
+constexpr int64_t kSumBytes = kTapsAtOnce * sizeof(float);  // of a channel of a thread
+
 inline const char* run_depthwise_weight_grad(const DepthwiseWeightGradArgs& a, const Exec& e) {
   return with_io(a.io, [&](auto io) {
     using Io = typename decltype(io)::type;
@@ -361,15 +377,13 @@ inline const char* run_depthwise_weight_grad(const DepthwiseWeightGradArgs& a, c
       const int threads = threads_for(a.channels);
       int lanes = kLanesAcross;
       while (lanes < threads && lanes * kOutputs < a.out_len) lanes *= 2;
-      return launch_with(&depthwise_weight_grad_rows<Io>, a.channels, 1, threads, threads * int64_t{sizeof(float)}, e,
-                         a, lanes);
+      return launch_with(&depthwise_weight_grad_rows<Io>, a.channels, 1, threads, threads * kSumBytes, e, a, lanes);
     }
     return with_width<Io>(a.channels, a.x, a.grad, [&](auto width) -> const char* {
       const int64_t across = pieces(a.channels, kLanesAcross * width), count = a.channels * a.taps;
-      constexpr int64_t kShared = kThreads * kTapsAtOnce * width * sizeof(float);
       float* const partial = static_cast<float*>(e.workspace);
-      const char* error = launch(&depthwise_weight_grad_positions<Io, width>, a.slices * across, kShared, e, a,
-                                 narrow(across), partial);
+      const char* error = launch(&depthwise_weight_grad_positions<Io, width>, a.slices * across,
+                                 kThreads * kSumBytes * width, e, a, narrow(across), partial);
       return error ? error
                    : launch(&sum_slices, blocks_for(count), 0, e, partial, a.slices, count,
                             static_cast<float*>(a.weight_grad));

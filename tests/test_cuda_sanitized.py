@@ -40,6 +40,26 @@ def calls_in_three_launches() -> list[tuple[str, dict]]:
     return calls
 
 
+def depthwise_calls() -> list[tuple[str, dict]]:
+    calls = []
+    cases = [(33, *padding, 37, 3) for padding in PADDINGS]
+    cases += [(33, 9, 8, 0, 37, 3), (2, 3, 0, 0, 6, 3)]  # taps in three readings; no outputs
+    cases += [(150, 4, 3, 0, 70, 2), (150, 4, 3, 0, 6, 3)]  # channels in pairs, and those that do not lie in pairs
+    cases += [(4500, 4, 3, 0, 2, 3)]  # more than a block's tile
+    for layout in ("bhl", "blh"):
+        for length, taps, left, right, channels, gap in cases:
+            x, weight = make_depthwise(layout, taps, length, torch.float16, channels)
+            shared = {"x": x, "pad_left": left, "channels_last": layout == "blh", "gap": gap}
+            out_len = length + left + right - taps + 1
+            grad = make_depthwise(layout, taps, out_len, torch.float16, channels)[0]
+            if out_len > 0:
+                forward = {"weight": weight, "bias": random(channels), "out_len": out_len}
+                calls.append(("depthwise", arguments(["y"], torch.float16, **forward, **shared)))
+            backward = {"grad": grad, "taps": taps, "slices": 2} | shared
+            calls.append(("depthwise_weight_grad", arguments(["weight_grad"], torch.float16, **backward)))
+    return calls
+
+
 def one_call_per_path() -> list[tuple[str, dict]]:
     """Every function at least once, with all of its optional arguments."""
     calls: list[tuple[str, dict]] = []
@@ -85,14 +105,7 @@ def one_call_per_path() -> list[tuple[str, dict]]:
     calls += calls_in_three_launches()
     case, _ = make_mixer(17, torch.bfloat16, True, True, True)
     call("mixer", ["y"], torch.bfloat16, **case, spectrum=spectrum, residual_spectrum=spectrum)
-    for layout in ("bhl", "blh"):
-        for taps, left, right in PADDINGS:
-            x, weight = make_depthwise(layout, taps, 33, torch.float16)
-            shared = {"x": x, "pad_left": left, "channels_last": layout == "blh"}
-            out_len = 33 + left + right - taps + 1
-            grad = make_depthwise(layout, taps, out_len, torch.float16)[0]
-            call("depthwise", ["y"], torch.float16, weight=weight, bias=random(37), out_len=out_len, **shared)
-            call("depthwise_weight_grad", ["weight_grad"], torch.float16, grad=grad, taps=taps, **shared)
+    calls += depthwise_calls()
     rows = random(5, 260)
     call("glu", ["h"], a=rows)
     norm = {"norm_weight": rows[0].clone(), "norm_bias": rows[1].clone(), "eps": 1e-5}

@@ -301,9 +301,11 @@ MONARCH_KERNEL void depthwise_positions(DepthwiseArgs a, unsigned tiles, unsigne
   }
 }
 
-// Slice blockIdx.x / channel_tiles of the positions of the whole batch, to partial[slice, h, j].
+// Slice blockIdx.x / channel_tiles of the positions of the whole batch, to partial[slice, h, j]. A thread has registers
+// as if the block were larger, so that several blocks go side by side.
 template <class Io, int Width>
-MONARCH_KERNEL void depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, unsigned channel_tiles, float* partial) {
+MONARCH_KERNEL void MONARCH_MOST_THREADS(kMostThreads)
+    depthwise_weight_grad_positions(DepthwiseWeightGradArgs a, unsigned channel_tiles, float* partial) {
   const int64_t slice = blockIdx.x / channel_tiles, positions = a.batch * a.out_len;
   const int across = threadIdx.x % kLanesAcross * Width, along = threadIdx.x / kLanesAcross;
   const int64_t tile = int64_t{blockIdx.x % channel_tiles} * kLanesAcross * Width, h = tile + across;

@@ -103,11 +103,12 @@ def _backward(ctx: Any, grad: Tensor) -> Tensors:
     x, weight, bias = ctx.saved_tensors
     left, right, channels_last, silu, variant = ctx.options
     taps = weight.shape[1]
-    wide = grad.to(compute_dtype(grad.dtype))
+    compute = compute_dtype(grad.dtype)
+    wide = grad
     if silu:
-        z = OPS.depthwise_conv1d(x, weight, bias, left, right, channels_last, False, variant).to(wide.dtype)
+        z = OPS.depthwise_conv1d(x, weight, bias, left, right, channels_last, False, variant).to(compute)
         s = torch.sigmoid(z)  # aten::silu_backward has no derivative of its own
-        wide = wide * s * (1 + z * (1 - s))
+        wide = grad.to(compute) * s * (1 + z * (1 - s))
         grad = wide.to(grad.dtype)
     need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
     dx = _adjoint(grad, weight, taps, left, right, channels_last, variant) if need_x else None
@@ -115,7 +116,7 @@ def _backward(ctx: Any, grad: Tensor) -> Tensors:
     if need_weight:
         dw = OPS.depthwise_conv1d_weight_grad(grad, x, taps, left, channels_last, variant).to(weight.dtype)
     if need_bias:
-        db = wide.sum((0, 1) if channels_last else (0, 2)).to(bias.dtype)
+        db = wide.sum((0, 1) if channels_last else (0, 2), dtype=compute).to(bias.dtype)
     return dx, dw, db, None, None, None, None, None
 
 

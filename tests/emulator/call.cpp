@@ -2,7 +2,7 @@
 
 #include <pybind11/stl.h>
 
-#include <cstring>
+#include <algorithm>
 #include <stdexcept>
 
 #include "runtime.h"
@@ -71,7 +71,8 @@ monarch::Rows Call::add_rows(const char* name, Use use, py::array host) {
   if (host.ndim() != 3) throw py::value_error(std::string(name) + " must have three axes");
   // gaps of a few elements, so that rows start at addresses no better aligned than their elements
   const int64_t batch = host.shape(0), channels = host.shape(1), length = host.shape(2), bytes = host.itemsize();
-  const int64_t channel_stride = length + (has("gap") ? integer("gap") : 3), batch_stride = (channels + 1) * channel_stride;
+  const int64_t channel_stride = length + (has("gap") ? integer("gap") : 3),
+                batch_stride = (channels + 1) * channel_stride;
   std::vector<int64_t> starts;
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t h = 0; h < channels; ++h) starts.push_back((b * batch_stride + h * channel_stride) * bytes);
@@ -116,7 +117,8 @@ void Call::check(Array& array) {
   if (array.use == Use::input) {
     std::vector<std::byte> now(array.host.nbytes());
     array.memory.download(now.data());
-    if (std::memcmp(now.data(), array.host.data(), now.size()) != 0) refuse("changed the input '" + array.name + "'");
+    if (!std::equal(now.begin(), now.end(), static_cast<const std::byte*>(array.host.data())))
+      refuse("changed the input '" + array.name + "'");
     return;
   }
   if (array.use == Use::in_place) array.host = py::array(array.host.dtype(), shape(array.name.c_str()));

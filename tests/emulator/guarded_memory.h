@@ -42,11 +42,11 @@ class GuardedMemory {
   // Copies all spans from, or to, contiguous memory.
   void upload(const void* source) {
     for (size_t i = 0; i < starts_.size(); ++i)
-      std::memcpy(data() + starts_[i], static_cast<const std::byte*>(source) + i * span_bytes_, span_bytes_);
+      std::copy_n(static_cast<const std::byte*>(source) + i * span_bytes_, span_bytes_, data() + starts_[i]);
   }
   void download(void* target) const {
     for (size_t i = 0; i < starts_.size(); ++i)
-      std::memcpy(static_cast<std::byte*>(target) + i * span_bytes_, data() + starts_[i], span_bytes_);
+      std::copy_n(data() + starts_[i], span_bytes_, static_cast<std::byte*>(target) + i * span_bytes_);
   }
 
   // Distance from data() of the first byte outside of the spans that was written, if any was.

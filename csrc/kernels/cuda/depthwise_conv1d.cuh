@@ -42,7 +42,7 @@ MONARCH_DEVICE void load_neighbours(const Io* from, float (&to)[N]) {
   for (int i = 0; i < N; ++i) to[i] = load(&all.of[i]);
 }
 
-MONARCH_DEVICE float activated(float v, bool silu) { return silu ? v / (1.f + expf(-v)) : v; }
+MONARCH_DEVICE float activated(float v, bool silu) { return silu ? quotient(v, 1.f + expf(-v)) : v; }
 
 // ---- what both layouts share ----------------------------------------------------------------------------------------
 

@@ -59,6 +59,13 @@ MONARCH_DEVICE float load(const Half* p) { return emulator::half_to_float(p->bit
 MONARCH_DEVICE void store(Half* p, float v) { p->bits = emulator::float_to_half(v); }
 #endif
 
+// a / b within two units in the last place; 0 for b above 2^126.
+#if defined(__CUDACC__)
+MONARCH_DEVICE float quotient(float a, float b) { return __fdividef(a, b); }
+#else
+MONARCH_DEVICE float quotient(float a, float b) { return a / b; }
+#endif
+
 // How many pieces of `size` hold n things.
 MONARCH_HD constexpr int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 

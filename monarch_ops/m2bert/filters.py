@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class SpectrumCache:
     """Prepared spectra of one :class:`HyenaFilter` for the most recent lengths, as many as `max_bytes` hold.
 
     Lengths whose transforms have the same number of points share one (:func:`monarch_ops.fft_length`), so texts of
-    mixed lengths need few.
+    mixed lengths need few. Threads may share it; what several of them need at once, each of them may compute.
 
     Used only in evaluation and where no gradient is recorded. An entry holds as long as no parameter or buffer of the
     filter was changed in place or replaced. What PyTorch does not count, a change through ``parameter.data``, needs
@@ -33,13 +34,18 @@ class SpectrumCache:
         self.filter = filter
         self.max_bytes = max_bytes
         self._kept: OrderedDict[tuple, _Entry] = OrderedDict()
+        self._lock = threading.Lock()  # of _kept
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start empty."""
-        return self.__dict__ | {"_kept": OrderedDict()}
+        return {"filter": self.filter, "max_bytes": self.max_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        SpectrumCache.__init__(self, state["filter"], state["max_bytes"])
 
     def clear(self) -> None:
-        self._kept.clear()
+        with self._lock:
+            self._kept.clear()
 
     def __call__(self, seqlen: int, dtype: torch.dtype) -> FilterSpectrum:
         """A spectrum that serves rows of length `seqlen` and dtype `dtype`."""
@@ -50,12 +56,15 @@ class SpectrumCache:
             return self.filter.spectrum(seqlen, dtype)
         shared = min(fft_length(seqlen, dtype, sources[0].device), self.filter.max_len)
         key, state = (shared, dtype), [(t.data_ptr(), t._version) for t in sources]
-        entry = self._kept.pop(key, None)  # put back below, as the most recent
+        with self._lock:
+            entry = self._kept.get(key)
         if entry is None or entry.state != state:
             entry = _Entry(self.filter.spectrum(shared, dtype), state, [t.detach() for t in sources])
-        self._kept[key] = entry
-        while sum(e.spectrum.data.nbytes for e in self._kept.values()) > self.max_bytes:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[key] = entry
+            self._kept.move_to_end(key)  # the most recent
+            while sum(e.spectrum.data.nbytes for e in self._kept.values()) > self.max_bytes:
+                self._kept.popitem(last=False)
         return entry.spectrum
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +13,25 @@ from ..nn import HyenaFilter
 from ..ops import FilterSpectrum, fft_length
 
 
-class _Entry(NamedTuple):
-    spectrum: FilterSpectrum
-    state: list[tuple[int, int]]  # of every tensor of the filter: address and count of its changes
-    aliases: list[Tensor]  # of them: while they live, no other tensor gets their addresses
-
-
 class SpectrumCache:
     """Prepared spectra of one :class:`HyenaFilter` for the most recent lengths, as many as `max_bytes` hold.
 
     Lengths whose transforms have the same number of points share one (:func:`monarch_ops.fft_length`), so texts of
     mixed lengths need few. Threads may share it; what several of them need at once, each of them may compute.
 
-    Used only in evaluation and where no gradient is recorded. An entry holds as long as no parameter or buffer of the
-    filter was changed in place or replaced. What PyTorch does not count, a change through ``parameter.data``, needs
+    Used only in evaluation and where no gradient is recorded. They are kept as long as no parameter or buffer of the
+    filter was changed in place or replaced. PyTorch does not count changes through ``parameter.data``: on the CPU the
+    values are compared too, in every call, but on a GPU, which would have to be waited for, such changes need
     :meth:`clear`; the model's ``train()`` and ``eval()`` call it.
     """
 
     def __init__(self, filter: HyenaFilter, max_bytes: int = 256 << 20) -> None:
         self.filter = filter
         self.max_bytes = max_bytes
-        self._kept: OrderedDict[tuple, _Entry] = OrderedDict()
-        self._lock = threading.Lock()  # of _kept
+        self._kept: OrderedDict[tuple, FilterSpectrum] = OrderedDict()
+        self._state: list[tuple] = []  # of every tensor that they are made of: address, count of changes, dtype
+        self._values: list[Tensor] = []  # copies of them; on a GPU aliases, so that no others get their addresses
+        self._lock = threading.Lock()  # of the three above
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start empty."""
@@ -45,7 +42,7 @@ class SpectrumCache:
 
     def clear(self) -> None:
         with self._lock:
-            self._kept.clear()
+            self._kept, self._state, self._values = OrderedDict(), [], []
 
     def __call__(self, seqlen: int, dtype: torch.dtype) -> FilterSpectrum:
         """A spectrum that serves rows of length `seqlen` and dtype `dtype`."""
@@ -55,17 +52,28 @@ class SpectrumCache:
         if trained or torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
             return self.filter.spectrum(seqlen, dtype)
         shared = min(fft_length(seqlen, dtype, sources[0].device), self.filter.max_len)
-        key, state = (shared, dtype), [(t.data_ptr(), t._version) for t in sources]
+        key = shared, dtype
         with self._lock:
-            entry = self._kept.get(key)
-        if entry is None or entry.state != state:
-            entry = _Entry(self.filter.spectrum(shared, dtype), state, [t.detach() for t in sources])
+            self._forget_if_changed(sources)
+            kept = self._kept
+            spectrum = kept.get(key)
+        if spectrum is None:
+            spectrum = self.filter.spectrum(shared, dtype)
         with self._lock:
-            self._kept[key] = entry
-            self._kept.move_to_end(key)  # the most recent
-            while sum(e.spectrum.data.nbytes for e in self._kept.values()) > self.max_bytes:
-                self._kept.popitem(last=False)
-        return entry.spectrum
+            kept[key] = spectrum
+            kept.move_to_end(key)  # the most recent
+            while sum(s.data.nbytes for s in kept.values()) > self.max_bytes:
+                kept.popitem(last=False)
+        return spectrum
+
+    def _forget_if_changed(self, sources: list[Tensor]) -> None:
+        on_cpu = sources[0].device.type == "cpu"
+        state = [(t.data_ptr(), t._version, t.dtype) for t in sources]
+        if state == self._state and (not on_cpu or all(map(torch.equal, self._values, sources))):
+            return
+        self._kept = OrderedDict()  # another one, as threads may be about to put what was into the last
+        self._state = state
+        self._values = [t.detach().clone() if on_cpu else t.detach() for t in sources]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

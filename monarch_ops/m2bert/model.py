@@ -71,10 +71,12 @@ class M2BertMixer(nn.Module):
         nn.init.uniform_(self.short_bias, -(3**-0.5), 3**-0.5)
 
     def train(self, mode: bool = True) -> M2BertMixer:
-        for cache in (self._spectrum, self._spectrum2):
-            if cache is not None:
-                cache.clear()
+        self.clear_filter_cache()
         return super().train(mode)
+
+    def clear_filter_cache(self) -> None:
+        for cache in filter(None, (self._spectrum, self._spectrum2)):
+            cache.clear()
 
     @staticmethod
     def _filter(config: M2BertConfig) -> HyenaFilter:
@@ -287,12 +289,22 @@ class M2BertModel(M2BertPreTrainedModel):
 
         Only evaluation without gradients keeps any. A spectrum takes 8 H M bytes in float32, M the :func:`fft_length`
         of the text, so the 24 filters of the 80M model keep 1.1 GiB for texts of 8k tokens and 4.5 GiB for 32k;
-        computing them in every call takes time instead.
+        computing them in every call takes time instead. See also :meth:`clear_filter_cache`.
         """
         for module in self.modules():
             if isinstance(module, M2BertMixer):
                 for cache in filter(None, (module._spectrum, module._spectrum2)):
                     cache.max_bytes = mib << 20
+
+    def clear_filter_cache(self) -> None:
+        """Forget the spectra that evaluation keeps, as ``train()`` and ``eval()`` do.
+
+        Needed only on a GPU, and only where filters were changed through ``parameter.data``, as some helpers for
+        averaged weights do: PyTorch does not count such changes. On the CPU the values are compared in every call.
+        """
+        for module in self.modules():
+            if isinstance(module, M2BertMixer):
+                module.clear_filter_cache()
 
     @can_return_tuple
     def forward(

@@ -287,7 +287,7 @@ def test_unknown_presets_are_refused(name: str) -> None:
         M2BertConfig.preset(name)
 
 
-@pytest.mark.parametrize("option", ["pooling", "padding"])
+@pytest.mark.parametrize("option", ["pooling", "padding", "hidden_act"])
 def test_unknown_options_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=f"'{option}' must be one of .*, got 'other'"):
         M2BertConfig(**{option: "other"})

@@ -37,6 +37,7 @@ class M2BertConfig(PretrainedConfig):
 
     Args:
         max_position_embeddings: longest input in tokens; also the length of the filters.
+        hidden_act: "gelu"; the encoder has no other.
         hidden_dropout_prob, classifier_dropout: after the embeddings and within the MLPs; before the classifier (None:
             as everywhere).
         bidirectional: filters with reverse taps; otherwise the model is causal.
@@ -87,6 +88,7 @@ class M2BertConfig(PretrainedConfig):
         padding: str = "invariant",
         **kwargs: Any,
     ) -> None:
+        _require("hidden_act", hidden_act, ("gelu",))
         _require("pooling", pooling, ("cls", "mean"))
         _require("padding", padding, ("invariant", "official"))
         self.vocab_size = vocab_size

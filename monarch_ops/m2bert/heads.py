@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
@@ -28,7 +27,7 @@ class M2BertForMaskedLM(M2BertPreTrainedModel):
             raise ValueError("M2BertForMaskedLM: option 'tie_word_embeddings' must be True, got False")
         self.bert = M2BertModel(config, add_pooling_layer=False)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.act = ACT2FN[config.hidden_act]
+        self.act = nn.GELU()
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.post_init()

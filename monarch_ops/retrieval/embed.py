@@ -64,7 +64,7 @@ def embed(
         texts: cut to ``model.max_seq_length``.
         task: what the texts are; decides about the prompt, and in models with two routes about the route.
         prompt: put before every text; None: the model's own.
-        normalize: unit vectors.
+        normalize: unit vectors, which ``encode`` gives only with ``normalize_embeddings=True``.
         tokens_per_batch: a longer text is a batch of its own.
         counts: (N,), if they are known: :func:`token_counts`.
         on_progress: called with the number of texts done since its last call.

@@ -267,7 +267,12 @@ def checked_mask(attention_mask: Tensor, shape: torch.Size) -> Tensor:
 
 
 class M2BertModel(M2BertPreTrainedModel):
-    """The encoder: hidden states of every token and, unless made without pooler, one vector per text."""
+    """The encoder: hidden states of every token and, unless made without pooler, one vector per text.
+
+    ``torch.compile`` makes a graph for every length L, also with ``dynamic=True``, of which
+    ``torch._dynamo.config.recompile_limit`` allows 8: pad texts to a few lengths, or raise it. Compiled, it computes
+    its filters in every call, which evaluation without gradients otherwise keeps. ``torch.export`` needs a fixed L.
+    """
 
     def __init__(self, config: M2BertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)

@@ -14,6 +14,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from tiny_encoder import TOO_LONG, WORDS, save_checkpoint, texts, tiny_tokenizer
 from tiny_m2bert import LONGEST, tiny, tiny_config
+from tokenizers.processors import TemplateProcessing
 
 from monarch_ops.m2bert import M2BertForMaskedLM, M2BertModel
 from monarch_ops.retrieval import Encoder, InputError, embed, load_encoder
@@ -90,6 +91,20 @@ def test_encode_in_several_processes(encoder):
     finally:
         encoder.stop_multi_process_pool(pool)
     np.testing.assert_allclose(there, encoder.encode(TEXTS), atol=5e-6)
+
+
+def test_embed_refuses(encoder):
+    with pytest.raises(TypeError, match="'texts' must be a sequence of strings, got one string"):
+        embed(encoder, "alpha")
+    assert embed(encoder, ["alpha", ""]).shape == (2, 64)  # of special tokens
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
+    bare = SentenceTransformer(modules=[Encoder(tiny(), tokenizer)], device="cpu")
+    with pytest.raises(ValueError, match=r"at least one token in every text, .*got '' as text 2, of which a tokenizer"):
+        embed(bare, ["alpha", "alpha beta", "", "beta"])
+    assert embed(bare, ["", "alpha"], prompt="find ").shape == (2, 64)
+    with pytest.raises(ValueError, match=r"zeros only \(a text without a token\) in row 1"):
+        bare.encode(["alpha", ""])
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------

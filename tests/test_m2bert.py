@@ -203,7 +203,7 @@ BAD_INPUTS = {
     ),
     "no-token": (
         lambda: {"input_ids": words(2, 4), "attention_mask": mask_with([0, 0, 0, 0])},
-        r"ones followed by zeros.*got zeros only in row 1",
+        r"ones followed by zeros.*got zeros only \(a text without a token\) in row 1",
     ),
     "mask-shape": (
         lambda: {"input_ids": words(2, 5), "attention_mask": mask_with([1, 1, 1, 1])},

@@ -258,7 +258,7 @@ def checked_mask(attention_mask: Tensor, shape: torch.Size) -> Tensor:
     wrong = ~mask[:, 0] | (~mask[:, :-1] & mask[:, 1:]).any(1)
     if not torch.compiler.is_compiling() and bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        found = "a zero before a one" if bool(mask[row].any()) else "zeros only"
+        found = "a zero before a one" if bool(mask[row].any()) else "zeros only (a text without a token)"
         raise ValueError(
             "M2-BERT: argument 'attention_mask' must be ones followed by zeros in every row (right padding), "
             f"got {found} in row {row}"

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
+from ..m2bert import M2BertConfig
+
 Task = Literal["query", "document"]
 # which of a model's prompts sentence-transformers puts before a text
 PROMPT_NAMES: dict[Task, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -68,12 +70,24 @@ def embed(
         tokens_per_batch: a longer text is a batch of its own.
         counts: (N,), if they are known: :func:`token_counts`.
         on_progress: called with the number of texts done since its last call.
+
+    Raises:
+        TypeError: `texts` is one string.
+        ValueError: `tokens_per_batch` is less than 1, or M2-BERT's tokenizer makes no token of a text.
     """
+    if isinstance(texts, str):
+        raise TypeError("embed: argument 'texts' must be a sequence of strings, got one string; put it in a list")
     if tokens_per_batch < 1:
         raise ValueError(f"embed: argument 'tokens_per_batch' must be at least 1, got {tokens_per_batch}")
     prompt = prompt_of(model, task) if prompt is None else prompt
     if counts is None:
         counts = token_counts(model, texts, prompt)
+    if isinstance(model.config, M2BertConfig) and not np.all(counts):
+        empty = int(np.argmin(counts))
+        raise ValueError(
+            "embed: argument 'texts' must have at least one token in every text, which M2-BERT needs, got "
+            f"{texts[empty]!r} as text {empty}, of which a tokenizer that adds no special tokens makes none"
+        )
     lengths = np.minimum(counts, model.max_seq_length or np.inf)
     if getattr(model[0], "processing_kwargs", {}).get("text", {}).get("padding") == "max_length":
         lengths[:] = model.max_seq_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -92,12 +93,23 @@ def test_what_a_checkpoint_lacks_gets_initial_values(tmp_path: Path) -> None:
 
 def test_filters_stay_float32_in_a_16_bit_model(tmp_path: Path) -> None:
     model, ids = tiny(), words(2, 20)
+    expected, taps = model(ids)[0], model.encoder.layer[0].attention.filter_fn(20)[0]
     model.save_pretrained(tmp_path)
-    loaded = M2BertModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert {t.dtype for t in loaded.encoder.layer[0].attention.filter_fn.state_dict().values()} == {torch.float32}
-    assert loaded.encoder.layer[0].attention.in_linear.weight.dtype == torch.bfloat16
-    assert loaded(ids).last_hidden_state.dtype == torch.bfloat16
-    assert relative_error(loaded(ids)[0], model(ids)[0]) < 8 * torch.finfo(torch.bfloat16).eps
+    for dtype in (torch.bfloat16, torch.float16):
+        new = AutoModel.from_config(model.config, dtype=dtype)
+        same = [M2BertModel.from_pretrained(tmp_path, dtype=dtype), copy.deepcopy(model).to(dtype),
+                copy.deepcopy(model).double().to("cpu", dtype)]  # fmt: skip
+        for made in (new, *same):
+            attention = made.encoder.layer[0].attention
+            assert {t.dtype for t in attention.filter_fn.state_dict().values()} == {torch.float32}
+            assert torch.equal(attention.filter_fn.z, model.encoder.layer[0].attention.filter_fn.z)
+            assert attention.in_linear.weight.dtype == dtype
+            assert made(ids).last_hidden_state.dtype == dtype
+        for made in same:
+            assert torch.equal(made.encoder.layer[0].attention.filter_fn(20)[0], taps)
+            assert relative_error(made(ids)[0], expected) < 8 * torch.finfo(dtype).eps
+    model.half().float()
+    assert torch.equal(model.encoder.layer[0].attention.filter_fn(20)[0], taps)
 
 
 def test_resized_vocabulary() -> None:

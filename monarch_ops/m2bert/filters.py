@@ -1,9 +1,10 @@
-"""Filter spectra of a trained model, kept between calls."""
+"""Filters of the model: their precision, and the spectra of a trained one, kept between calls."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,27 @@ from torch import Tensor, nn
 
 from ..nn import HyenaFilter
 from ..ops import FilterSpectrum, fft_length
+
+
+class M2BertFilter(HyenaFilter):
+    """A :class:`HyenaFilter` that stays float32 when the model around it becomes bfloat16 or float16.
+
+    Positions and frequencies do not survive 16 bits, and the spectra are float32 anyway.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.z.itemsize < 4:  # the default dtype, which transformers sets; the model gives initial values later
+            self.float()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> M2BertFilter:
+        """What ``to``, ``half`` and ``bfloat16`` call for every tensor."""
+
+        def wide(tensor: Tensor) -> Tensor:
+            out = fn(tensor)
+            return tensor.to(out.device, torch.float32) if out.itemsize < 4 <= tensor.itemsize else out
+
+        return super()._apply(wide, recurse)
 
 
 class SpectrumCache:

@@ -19,7 +19,7 @@ from transformers.utils import can_return_tuple
 from ..nn import BlockDiagLinear, HyenaFilter
 from ..ops import blockdiag_glu_mlp, blockdiag_matmul, m2_mixer
 from .config import M2BertConfig
-from .filters import SpectrumCache
+from .filters import M2BertFilter, SpectrumCache
 
 
 class M2BertEmbeddings(nn.Module):
@@ -79,8 +79,8 @@ class M2BertMixer(nn.Module):
             cache.clear()
 
     @staticmethod
-    def _filter(config: M2BertConfig) -> HyenaFilter:
-        return HyenaFilter(
+    def _filter(config: M2BertConfig) -> M2BertFilter:
+        return M2BertFilter(
             config.hidden_size,
             config.max_position_embeddings,
             order=config.hyena_filter_order,
@@ -196,7 +196,7 @@ class M2BertPooler(nn.Module):
         return torch.tanh(self.dense((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)))
 
 
-# positions and frequencies do not survive 16 bits, and the spectra are float32 anyway
+# when a checkpoint is loaded: M2BertFilter says why
 _FLOAT32_MODULES = {"filter_fn", "filter_fn2"}
 
 

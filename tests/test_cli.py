@@ -26,6 +26,7 @@ def test_info_names_what_is_there():
         names = found["CPU kernels" if row["device"] == "cpu" else "CUDA kernels"][f"{row['family']} {row['compute']}"]
         assert (row["name"] in names) == row["available"]
     assert found["CPU instruction set"] in {row["name"] for row in mo.variants() if row["available"]}
+    assert run("--version").stdout == f"{mo.__version__}\n"
     table = run("info").stdout
     for name in found:
         assert name in table

@@ -23,8 +23,18 @@ app.add_typer(training.commands)
 app.add_typer(reproduce.commands)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
     """FFT long convolutions and Monarch block-diagonal matmuls for PyTorch."""
 
 

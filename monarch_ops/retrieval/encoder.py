@@ -25,7 +25,9 @@ def Encoder(
     """The first, and usually only, module of a :class:`sentence_transformers.SentenceTransformer`.
 
     ``SentenceTransformer(modules=[Encoder(model, tokenizer)])`` encodes, trains with any loss and is evaluated as any
-    other. The embedding of a text is M2-BERT's own ``pooler_output``, (B, H). A batch is padded on the right to its
+    other, but has no ``output_value="token_embeddings"``: those are the model's ``last_hidden_state``.
+
+    The embedding of a text is M2-BERT's own ``pooler_output``, (B, H). A batch is padded on the right to its
     longest text or, for a model with ``padding="official"``, always to `max_seq_length`, as the published embeddings
     are. Texts are cut at `max_seq_length` tokens, the special tokens among them.
 

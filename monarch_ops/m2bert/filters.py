@@ -35,6 +35,9 @@ class M2BertFilter(HyenaFilter):
         return super()._apply(wide, recurse)
 
 
+_FEW = 1024  # numbers whose comparison takes no time beside a text's
+
+
 class SpectrumCache:
     """Prepared spectra of one :class:`HyenaFilter` for the most recent lengths, as many as `max_bytes` hold.
 
@@ -43,8 +46,9 @@ class SpectrumCache:
 
     Used only in evaluation and where no gradient is recorded. They are kept as long as no parameter or buffer of the
     filter was changed in place or replaced. PyTorch does not count changes through ``parameter.data``: on the CPU the
-    values are compared too, in every call, but on a GPU, which would have to be waited for, such changes need
-    :meth:`clear`; the model's ``train()`` and ``eval()`` call it.
+    values of small tensors are compared too, in every call, which sees a change of all parameters. A change of a large
+    one alone, or on a GPU, which would have to be waited for, needs :meth:`clear`; the model's ``train()`` and
+    ``eval()`` call it.
     """
 
     def __init__(self, filter: HyenaFilter, max_bytes: int = 256 << 20) -> None:
@@ -52,8 +56,9 @@ class SpectrumCache:
         self.max_bytes = max_bytes
         self._kept: OrderedDict[tuple, FilterSpectrum] = OrderedDict()
         self._state: list[tuple] = []  # of every tensor that they are made of: address, count of changes, dtype
-        self._values: list[Tensor] = []  # copies of them; on a GPU aliases, so that no others get their addresses
-        self._lock = threading.Lock()  # of the three above
+        self._aliases: list[Tensor] = []  # of them: while they live, no other tensor gets their addresses
+        self._values: list[Tensor] = []  # copies of those that are compared
+        self._lock = threading.Lock()  # of the four above
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles start empty."""
@@ -64,7 +69,7 @@ class SpectrumCache:
 
     def clear(self) -> None:
         with self._lock:
-            self._kept, self._state, self._values = OrderedDict(), [], []
+            self._kept, self._state, self._aliases, self._values = OrderedDict(), [], [], []
 
     def __call__(self, seqlen: int, dtype: torch.dtype) -> FilterSpectrum:
         """A spectrum that serves rows of length `seqlen` and dtype `dtype`."""
@@ -89,13 +94,13 @@ class SpectrumCache:
         return spectrum
 
     def _forget_if_changed(self, sources: list[Tensor]) -> None:
-        on_cpu = sources[0].device.type == "cpu"
         state = [(t.data_ptr(), t._version, t.dtype) for t in sources]
-        if state == self._state and (not on_cpu or all(map(torch.equal, self._values, sources))):
+        compared = [t for t in sources if t.device.type == "cpu" and t.numel() <= _FEW]
+        if state == self._state and all(map(torch.equal, self._values, compared)):
             return
         self._kept = OrderedDict()  # another one, as threads may be about to put what was into the last
-        self._state = state
-        self._values = [t.detach().clone() if on_cpu else t.detach() for t in sources]
+        self._state, self._aliases = state, [t.detach() for t in sources]
+        self._values = [t.detach().clone() for t in compared]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

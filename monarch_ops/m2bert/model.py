@@ -304,8 +304,8 @@ class M2BertModel(M2BertPreTrainedModel):
     def clear_filter_cache(self) -> None:
         """Forget the spectra that evaluation keeps, as ``train()`` and ``eval()`` do.
 
-        Needed only on a GPU, and only where filters were changed through ``parameter.data``, as some helpers for
-        averaged weights do: PyTorch does not count such changes. On the CPU the values are compared in every call.
+        Needed only where filters were changed through ``parameter.data``, as some helpers for averaged weights do:
+        PyTorch does not count such changes. On the CPU a change of all parameters is seen without it.
         """
         for module in self.modules():
             if isinstance(module, M2BertMixer):

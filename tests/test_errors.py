@@ -49,7 +49,9 @@ REFUSED = [
     (lambda: mo.fft_conv(U[..., :19], CYCLIC), ValueError, r"'k' must be prepared for the length of 'u', L=19, as it is circular, got .* 20"),
     (lambda: mo.fft_length(0), ValueError, r"fft_length: argument 'seqlen' must be at least 1, got 0"),
     (lambda: mo.fft_conv(U[:, :2], SPECTRUM), ValueError, r"'spectrum' must have shape \(H=2, spectrum=\d+\), got \(3, \d+\)"),
-    (lambda: mo.fft_conv(U.double(), SPECTRUM), ValueError, r"'spectrum' must be prepared for the dtype of 'u', float64, got Float|spectrum"),
+    *((lambda n=n: mo.fft_conv(torch.randn(1, 3, n).double(), mo.fft_filter(K, n)), ValueError, r"'k' must be prepared for the dtype of 'u', torch.float64, got a spectrum prepared for torch.float32") for n in (8, 1000)),
+    *((lambda n=n: mo.fft_conv(torch.randn(1, 3, n), mo.fft_filter(K.double(), n)), ValueError, r"'k' must be prepared for the dtype of 'u', torch.float32, got a spectrum prepared for torch.float64") for n in (8, 1000)),
+    (lambda: mo.fft_conv(U.int(), SPECTRUM), ValueError, r"'u' must be float32, float64, bfloat16 or float16, got Int"),
     (lambda: mo.fft_conv(U, SPECTRUM, skip=K[:, 0]), ValueError, r"'skip' belongs to fft_filter"),
     (lambda: mo.fft_conv(U, SPECTRUM, circular=True), ValueError, r"'circular' belongs to fft_filter"),
     # mixer
@@ -58,6 +60,7 @@ REFUSED = [
     (lambda: mo.m2_mixer(A, U, SHORT[:3], None, SPECTRUM), ValueError, r"'short_weight' must have shape \(3H=9, K\), got \(3, 3\)"),
     (lambda: mo.m2_mixer(A, U, SHORT, None, K), TypeError, r"'spectrum' must be a FilterSpectrum, got Tensor"),
     (lambda: mo.m2_mixer(A, U, SHORT, None, CYCLIC), ValueError, r"'spectrum' must not be circular, got FilterSpectrum\(.*"),
+    (lambda: mo.m2_mixer(A.double(), U.double(), SHORT, None, SPECTRUM), ValueError, r"'spectrum' must be prepared for the dtype of 'a', torch.float64, got a spectrum prepared for torch.float32"),
     (lambda: mo.m2_mixer(A, U, SHORT, None, SPECTRUM, mo.fft_filter(K, 19)), ValueError, r"'residual_spectrum' must be prepared like 'spectrum'"),
     # short convolution
     (lambda: mo.depthwise_conv1d(U[0], SHORT[:3]), ValueError, r"depthwise_conv1d: argument 'x' must have shape \(B, H, L\), got \(3, 20\)"),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._library import OPS, variant_index
 from ._registration import compute_dtype, register_autocast, register_multilinear_autograd, require_tensors
-from .fft_filter import FilterSpectrum
+from .fft_filter import FilterSpectrum, require_prepared
 
 
 def fft_conv(
@@ -85,6 +85,7 @@ def _with_spectrum(
             f"fft_conv: argument 'k' must be prepared for the length of 'u', L={u.shape[-1]}, as it is circular, "
             f"got a spectrum prepared for {spectrum.seqlen}"
         )
+    require_prepared("fft_conv", "k", spectrum, "u", u)
     for name, value in (("k_rev", k_rev), ("skip", skip), ("circular", circular or None), ("variant", variant)):
         if value is not None:
             raise ValueError(f"fft_conv: argument {name!r} belongs to fft_filter when 'k' is a FilterSpectrum")

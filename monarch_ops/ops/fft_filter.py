@@ -110,6 +110,15 @@ class FilterSpectrum:
         )
 
 
+def require_prepared(op: str, name: str, spectrum: FilterSpectrum, rows_name: str, rows: Tensor) -> None:
+    """Raise ValueError where the argument `name` was prepared for rows of a dtype that another kernel takes."""
+    if compute_dtype(rows.dtype) != spectrum.data.dtype and rows.is_floating_point():
+        raise ValueError(
+            f"{op}: argument {name!r} must be prepared for the dtype of {rows_name!r}, {rows.dtype}, "
+            f"got a spectrum prepared for {spectrum.dtype}"
+        )
+
+
 def fft_length(seqlen: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> int:
     """Points of the transform that rows of length `seqlen` take: as few of the form {1, 3, 5} 2^n as hold them, of
     which CUDA has those that are {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24} 16^n.

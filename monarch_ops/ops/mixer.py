@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._library import OPS
 from ._registration import Tensors, compute_dtype, register_autocast, require_tensors
-from .fft_filter import FilterSpectrum
+from .fft_filter import FilterSpectrum, require_prepared
 
 
 def m2_mixer(
@@ -47,10 +47,11 @@ def m2_mixer(
             raise TypeError(f"m2_mixer: argument {name!r} must be a FilterSpectrum, got {type(s).__name__}")
         if s is not None and s.circular:
             raise ValueError(f"m2_mixer: argument {name!r} must not be circular, got {s}")
+    require_prepared("m2_mixer", "spectrum", spectrum, "a", a)
     residual = None
     if residual_spectrum is not None:
         residual = residual_spectrum.data
-        prepared = [(s.seqlen, s.precise, s.variant_index) for s in (spectrum, residual_spectrum)]
+        prepared = [(s.data.dtype, s.seqlen, s.precise, s.variant_index) for s in (spectrum, residual_spectrum)]
         if prepared[0] != prepared[1]:
             raise ValueError(
                 f"m2_mixer: argument 'residual_spectrum' must be prepared like 'spectrum', {spectrum}, "

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
+import io
+import pickle
 import threading
 
 import pytest
@@ -12,6 +16,12 @@ from tolerance import assert_matches, bound, relative_error
 
 import monarch_ops as mo
 from monarch_ops import reference
+
+CPU_KERNELS = [
+    v["name"]
+    for v in mo.variants()
+    if (v["family"], v["device"], v["compute"], v["available"]) == ("fft_conv", "cpu", "float32", True)
+]
 
 
 def taps(H: int, L: int):
@@ -39,6 +49,44 @@ def test_what_a_spectrum_knows() -> None:
     assert s.variant in {v["name"] for v in mo.variants()}
     assert "seqlen=50" in repr(s)
     assert mo.fft_conv(torch.randn(2, 3, 50).bfloat16(), s).dtype == torch.bfloat16
+
+
+def saved_and_loaded(spectrum: mo.FilterSpectrum) -> mo.FilterSpectrum:
+    file = io.BytesIO()
+    torch.save(spectrum, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("move", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s)), saved_and_loaded])
+@pytest.mark.parametrize("variant", [None, *CPU_KERNELS])
+@pytest.mark.parametrize("L", [8, 100, 3000])
+def test_a_copy_keeps_the_kernel(move, variant: str | None, L: int) -> None:
+    """Whatever the machine that made it would have chosen: `variant` is what that was."""
+    u, k = torch.randn(2, 3, L), torch.randn(3, L)
+    spectrum = mo.fft_filter(k, L, variant=variant)
+    moved = move(spectrum)
+    assert moved.variant == spectrum.variant == (variant or CPU_KERNELS[0])
+    assert moved.variant_index == spectrum.variant_index >= 0
+    assert torch.equal(mo.fft_conv(u, moved), mo.fft_conv(u, spectrum))
+    assert relative_error(mo.fft_conv(u, moved), mo.fft_conv(u, k)) < 1e-5
+    assert relative_error(moved.taps()[0], k) < 1e-5
+
+
+def test_a_pickle_names_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    u, k = torch.randn(2, 3, 100), torch.randn(3, 100)
+    state = mo.fft_filter(k, 100).__getstate__()
+    assert state["variant"] == CPU_KERNELS[0]
+    loaded = mo.FilterSpectrum.__new__(mo.FilterSpectrum)
+    loaded.__setstate__(state | {"variant_index": 2})  # of a build with another table
+    assert torch.equal(mo.fft_conv(u, loaded), mo.fft_conv(u, mo.fft_filter(k, 100)))
+    for there in ("cuda", "sse9", None):  # from a GPU by map_location; from a future build; from version 0.1
+        with pytest.raises(ValueError, match=rf"'variant' must be one of .*data on cpu, got .* for {there!r}"):
+            loaded.__setstate__(state | {"variant": there})
+    rows = [v | {"available": v["available"] and v["name"] != CPU_KERNELS[0]} for v in mo.variants()]
+    monkeypatch.setattr(importlib.import_module("monarch_ops.ops.fft_filter"), "variants", lambda: rows)
+    with pytest.raises(ValueError, match=f"got a spectrum prepared for '{CPU_KERNELS[0]}'"):
+        pickle.loads(pickle.dumps(mo.fft_filter(k, 100)))
 
 
 def test_moving_to_another_dtype() -> None:
@@ -232,3 +280,30 @@ def test_exported() -> None:
     program = torch.export.export(model, (u,))
     torch.testing.assert_close(program.module()(u), model(u))
     assert "monarch_ops.fft_conv_spectrum" in str(program.graph)
+
+
+def variants_in(program: torch.export.ExportedProgram, op: str) -> list[int]:
+    found = [node for node in program.graph.nodes if str(node.target) == f"monarch_ops.{op}.default"]
+    schema = [argument.name for argument in getattr(torch.ops.monarch_ops, op).default._schema.arguments]
+    return [dict(zip(schema, node.args, strict=False)).get("variant", -1) for node in found]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_spectra_name_their_kernel(strict: bool) -> None:
+    """... but not those that are prepared on the machine where the program runs."""
+
+    class Holds(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spectrum = mo.fft_filter(torch.randn(3, 100), 100)
+
+        def forward(self, u):
+            return mo.fft_conv(u, self.spectrum)
+
+    class Makes(torch.nn.Module):
+        def forward(self, u):
+            return mo.fft_conv(u, mo.fft_filter(u[0], 100))
+
+    held, made = (torch.export.export(m, (torch.randn(2, 3, 100),), strict=strict) for m in (Holds(), Makes()))
+    assert variants_in(held, "fft_conv_spectrum") == [mo.fft_filter(torch.randn(3, 100), 100).variant_index] != [-1]
+    assert variants_in(made, "fft_conv_spectrum") == variants_in(made, "fft_filter") == [-1]

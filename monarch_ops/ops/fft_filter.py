@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._library import _C, OPS, variant_index
+from .._library import _C, OPS, variant_index, variants
 from ._registration import Tensors, compute_dtype, require_tensors
 
 
@@ -16,12 +17,21 @@ def _plan(channels: int, seqlen: int, dtype: torch.dtype, device: torch.device, 
     return _C.explain_fft_conv(1, channels, seqlen, 0, name, device.type, device.index or 0, precise, variant)
 
 
+@functools.cache
+def _cpu_kernel(dtype: torch.dtype) -> int:
+    """The kernel that the planner chooses on this CPU, for any length."""
+    return _plan(1, 1, dtype, torch.device("cpu"), False, -1)["variant"]
+
+
 class FilterSpectrum:
     """The spectrum of a filter, in the order the kernels read it.
 
     Made by :func:`fft_filter`, passed to :func:`fft_conv` and :func:`m2_mixer` in place of the taps. It serves every
     row that is not longer than the length it was prepared for, at the cost of that length; :func:`fft_length` gives the
     longest one that costs no more.
+
+    On the CPU the order is that of one instruction set, which copies, pickles and exported programs keep: another
+    machine uses it as it is, or refuses what it cannot run with a ValueError. All CUDA kernels read one order.
 
     Attributes:
         data: (H, n) float32 or float64 tensor; its layout belongs to the kernel named by `variant`.
@@ -47,6 +57,24 @@ class FilterSpectrum:
         self.dtype = dtype
         self.precise = precise
         self.variant_index = variant_index
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The kernel by name: its index belongs to one build, and what the planner chooses to one machine."""
+        return self.__dict__ | {"variant": self.variant}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        name = state.get("variant")
+        self.__dict__.update({key: value for key, value in state.items() if key != "variant"})
+        kind = "cuda" if self.device.type == "cuda" else "cpu"
+        rows = [v for v in variants() if v["family"] == "fft_conv" and v["device"] == kind and v["available"]]
+        here = sorted({v["name"] for v in rows})
+        if name not in here:
+            raise ValueError(
+                f"FilterSpectrum: argument 'variant' must be one of {here}, the kernels this machine has for data on "
+                f"{self.device}, got a spectrum prepared for {name!r}; prepare it here, with fft_filter"
+            )
+        if kind == "cpu" or self.variant_index >= 0:
+            self.variant_index = variant_index("fft_conv", name, self.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -174,6 +202,9 @@ def fft_filter(
     rows = k.dtype if dtype is None else dtype
     precise, index = precision == "precise", variant_index("fft_conv", variant, rows)
     data = OPS.fft_filter(k, k_rev, skip, seqlen, circular, rows, precise, index)
+    # in a graph both ops stay free, so that it runs on any machine; what lives longer names its kernel
+    if index < 0 and data.device.type != "cuda" and not torch.compiler.is_compiling():
+        index = _cpu_kernel(rows)
     num_rev = 0 if k_rev is None else k_rev.shape[1]
     return FilterSpectrum(data, k.shape[1], num_rev, seqlen, circular, rows, precise, index)
 

@@ -188,6 +188,29 @@ def test_nonfinite_values_propagate(value: float) -> None:
     assert not torch.isfinite(mo.blockdiag_matmul(x, torch.randn(2, 3, 4))[1, :3]).any()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_stands_in_the_padding_of_the_mixer_has_no_influence(value: float) -> None:
+    """Neither on the result nor on first and second derivatives."""
+    torch.manual_seed(0)
+    lengths, (k, k2) = torch.tensor([9, 4]), torch.randn(2, 2, 9, dtype=torch.float64)
+    rows = {"a": torch.randn(2, 6, 9, dtype=torch.float64), "u": torch.randn(2, 2, 9, dtype=torch.float64)}
+    rest = {"w": torch.randn(6, 3, dtype=torch.float64), "b": torch.randn(6, dtype=torch.float64), "k": k, "k2": k2}
+
+    def derivatives(padding: float) -> dict[str, torch.Tensor]:
+        leaves = {name: t.clone() for name, t in (rows | rest).items()}
+        for name in rows:
+            leaves[name][1, :, 4:] = padding
+        a, u, w, b, k, k2 = (t.requires_grad_() for t in leaves.values())
+        y = mo.m2_mixer(a, u, w, b, mo.fft_filter(k, 9), mo.fft_filter(k2, 9), lengths)
+        first = torch.autograd.grad(y.square().sum(), list(leaves.values()), create_graph=True)
+        second = torch.autograd.grad(sum(g.sin().sum() for g in first), list(leaves.values()))
+        return {f"{name} {i}": g for i, gs in ((1, first), (2, second)) for name, g in zip(leaves, gs, strict=True)}
+
+    clean = derivatives(0.0)
+    for name, gradient in derivatives(value).items():
+        torch.testing.assert_close(gradient, clean[name], msg=name)
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_scale_does_not_change_accuracy(dtype: torch.dtype, scale: float) -> None:

@@ -99,6 +99,9 @@ def _backward(ctx: Any, grad: Tensor) -> Tensors:
     # the forward op keeps the short convolution in the compute dtype; what is computed again here must not be rounded
     grad, a, u = grad.to(wide), a.to(wide), None if u is None else u.to(wide)
     need_a, need_u, need_weight, need_bias, need_spectrum, need_residual = ctx.needs_input_grad[:6]
+    if lengths is not None and need_weight:  # whose gradient multiplies all of `a`: zero times a NaN would be one
+        padding = torch.arange(a.shape[2], device=a.device) >= lengths[:, None]
+        a = a.masked_fill(padding[:, None], 0)
 
     def conv_backward(
         x: Tensor, filter: Tensor, pre: Tensor | None, post: Tensor | None, wanted: tuple[bool, ...]

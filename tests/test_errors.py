@@ -112,7 +112,17 @@ def test_a_backward_call_refuses_too() -> None:
 
 
 def test_meta_tensors_are_served_by_the_fake_kernels() -> None:
-    assert mo.fft_conv(U.to("meta"), K.to("meta")).shape == U.shape
+    u, k = U.to("meta"), K.to("meta")
+    assert mo.fft_conv(u, k).shape == U.shape
+    prepared = mo.fft_filter(k, 20, k_rev=k, skip=k[:, 0])
+    assert prepared.data.shape == SPECTRUM.data.shape
+    assert prepared.variant == SPECTRUM.variant  # planned as on the CPU
+    assert prepared.taps()[1].shape == K.shape
+    for spectrum in (prepared, mo.fft_filter(K, 20, device="meta"), SPECTRUM.to("meta")):
+        assert spectrum.device.type == "meta"
+        assert mo.fft_conv(u, spectrum).shape == U.shape
+        assert mo.m2_mixer(A.to("meta"), u, SHORT.to("meta"), None, spectrum, spectrum).shape == U.shape
+    assert mo.fft_length(20, device="meta") == mo.fft_length(20)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the message for a machine without CUDA")

@@ -291,3 +291,13 @@ def test_unknown_presets_are_refused(name: str) -> None:
 def test_unknown_options_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=f"'{option}' must be one of .*, got 'other'"):
         M2BertConfig(**{option: "other"})
+
+
+def test_a_model_without_data_gives_shapes() -> None:
+    model = tiny().to("meta")
+    ids, mask = (t.to("meta") for t in padded_batch([9, 4], 9))
+    for training in (True, False):
+        with torch.set_grad_enabled(training):
+            out = model.train(training)(ids, mask)
+        assert out.last_hidden_state.shape == (2, 9, model.config.hidden_size)
+        assert out.pooler_output.device.type == "meta"

@@ -13,8 +13,9 @@ from ._registration import Tensors, compute_dtype, require_tensors
 
 
 def _plan(channels: int, seqlen: int, dtype: torch.dtype, device: torch.device, precise: bool, variant: int) -> dict:
-    name = str(dtype).removeprefix("torch.")
-    return _C.explain_fft_conv(1, channels, seqlen, 0, name, device.type, device.index or 0, precise, variant)
+    """On the device or, for tensors without data, as on the CPU."""
+    name, kind = str(dtype).removeprefix("torch."), "cpu" if device.type == "meta" else device.type
+    return _C.explain_fft_conv(1, channels, seqlen, 0, name, kind, device.index or 0, precise, variant)
 
 
 @functools.cache

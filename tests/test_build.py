@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -185,6 +186,25 @@ def test_a_missing_extension_says_what_to_run(package_copy: Path) -> None:
     status, message = import_from(package_copy)
     assert status == 1
     assert re.match(r"ImportError: monarch_ops: the extension module _C does not load: .*Build it with `pip", message)
+
+
+# ---- the source distribution -----------------------------------------------------------------------------------------
+
+
+def test_the_source_distribution_holds_what_the_build_needs(tmp_path: Path) -> None:
+    settings = tmp_path / "setuptools.cfg"
+    settings.write_text(f"[egg_info]\negg_base = {tmp_path}\n")
+    program = f"import os, setuptools.build_meta as b; os.chdir({str(ROOT)!r}); b.build_sdist({str(tmp_path)!r})"
+    run(sys.executable, "-c", program, DIST_EXTRA_CONFIG=str(settings))
+    with tarfile.open(tmp_path / f"monarch_ops-{monarch_ops.__version__}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    compiled = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    package = [path for path in (ROOT / "monarch_ops").rglob("*") if path.suffix in (".py", ".pyi", ".typed")]
+    needed = {path.relative_to(ROOT).as_posix() for path in (*compiled, *package)}
+    assert {"csrc/schema.cpp", "csrc/kernels/variants.def", "csrc/kernels/instantiate.in"} <= needed
+    needed |= {"CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE"}
+    assert needed - names == set()
+    assert not [name for name in names if re.match(r"(tests|bench|build|docs)/|.*\.so$", name)]
 
 
 # ---- the wheel -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import monarch_ops as mo
 
@@ -37,6 +38,13 @@ REFUSED = [
     (lambda: mo.fft_conv(U[..., :9], K, circular=True), ValueError, r"'k' must have at most L=9 taps when circular=True, got \(3, 20\)"),
     (lambda: mo.fft_conv(U, K, precision="low"), ValueError, r"'precision' must be 'fast' or 'precise', got 'low'"),
     (lambda: mo.fft_conv(U, K, variant="sse9"), ValueError, r"'variant' must be one of .* got 'sse9'"),
+    (lambda: mo.fft_conv(None, K), TypeError, r"'u' must be a Tensor, got NoneType"),
+    (lambda: mo.fft_conv(U, None), TypeError, r"'k' must be a Tensor, got NoneType"),
+    (lambda: mo.fft_filter(None, 20), TypeError, r"'k' must be a Tensor, got NoneType"),
+    (lambda: mo.m2_mixer(A, U, None, None, SPECTRUM), TypeError, r"'short_weight' must be a Tensor, got NoneType"),
+    (lambda: mo.blockdiag_matmul(None, W), TypeError, r"'x' must be a Tensor, got NoneType"),
+    (lambda: mo.monarch_matmul(X, W, None), TypeError, r"'w2' must be a Tensor, got NoneType"),
+    (lambda: mo.blockdiag_glu_mlp(X, None, W), TypeError, r"'w_in' must be a Tensor, got NoneType"),
     (lambda: mo.fft_conv(U.numpy(), K), TypeError, r"fft_conv: argument 'u' must be a Tensor, got ndarray"),
     (lambda: mo.fft_conv(U, [1.0]), TypeError, r"'k' must be a Tensor, got list"),
     (lambda: mo.fft_conv(U, K, skip=1.0), TypeError, r"'skip' must be a Tensor, got float"),
@@ -97,6 +105,55 @@ def test_every_message_names_op_argument_wanted_and_got() -> None:
         assert re.match(r"\w+: argument '\w+' (must .+, got .+|belongs to \w+ .+)", str(caught.value), re.S), (
             caught.value
         )
+
+
+GLU = torch.randn(2, 4, 4), torch.randn(2, 4, 2)
+DIFFERENTIATED = {
+    "fft_conv": (lambda t: mo.fft_conv(U, t), K),
+    "fft_conv of a spectrum": (lambda t: mo.fft_conv(t, SPECTRUM), U),
+    "fft_filter": (lambda t: mo.fft_filter(t, 20).data, K),
+    "m2_mixer": (lambda t: mo.m2_mixer(t, U, SHORT, None, SPECTRUM), A),
+    "depthwise_conv1d": (lambda t: mo.depthwise_conv1d(U, t), K),
+    "blockdiag_matmul": (lambda t: mo.blockdiag_matmul(t, W), X),
+    "monarch_matmul": (lambda t: mo.monarch_matmul(t, W, torch.ones(2, 2, 3)), X),
+    "blockdiag_glu_mlp": (lambda t: mo.blockdiag_glu_mlp(t, *GLU), X),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_derivatives_that_would_be_lost_are_refused(name: str) -> None:
+    """PyTorch gives a tangent of zero for ops of its libraries, and torch.func none of theirs."""
+    (function, t), op = DIFFERENTIATED[name], name.split()[0]
+    forward, reverse = (
+        rf"{op}: argument '\w+' must not be differentiated {how}" for how in ("in forward", "by torch.func")
+    )
+    for transform in (lambda f, x: torch.func.jvp(f, (x,), (x,)), lambda f, x: torch.func.jacfwd(f)(x)):
+        with pytest.raises(NotImplementedError, match=forward):
+            transform(function, t)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=forward):
+        function(forward_ad.make_dual(t, t))
+    for transform in (torch.func.grad, lambda f: lambda x: torch.func.vmap(torch.func.grad(f))(x[None])):
+        with pytest.raises(NotImplementedError, match=reverse):
+            transform(lambda x: function(x).sum())(t)
+    leaf = t.clone().requires_grad_()
+    with pytest.raises(NotImplementedError, match=reverse):
+        torch.func.vmap(lambda one: one * function(leaf))(torch.ones(2))
+
+
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_transforms_that_take_no_derivative_of_an_op_work(name: str) -> None:
+    function, t = DIFFERENTIATED[name]
+    plain = function(t)
+    leaf = t[None].clone().requires_grad_()
+    mapped = torch.func.vmap(function)(leaf)
+    torch.testing.assert_close(mapped[0], plain)
+    (ours,) = torch.autograd.grad(mapped.square().sum(), leaf)
+    torch.testing.assert_close(ours, torch.autograd.grad(function(leaf[0]).square().sum(), leaf)[0])
+    _, tangent = torch.func.jvp(lambda x: x.sum() * function(t), (t,), (torch.ones_like(t),))
+    torch.testing.assert_close(tangent, t.numel() * plain)
+    gradient = torch.func.grad(lambda x, other: (x.sum() * function(other)).sum())(t, t)
+    torch.testing.assert_close(gradient, plain.sum().expand_as(t))
+    torch.testing.assert_close(torch.func.grad(lambda x: x.sum() * function(x.detach()).sum())(t), gradient)
 
 
 def test_a_compiled_call_refuses_too() -> None:

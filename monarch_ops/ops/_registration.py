@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .._library import OPS
 
@@ -14,11 +15,33 @@ _LIBRARY = torch.library.Library("monarch_ops", "IMPL")
 _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 
-def require_tensors(op: str, **arguments: Any) -> None:
-    """Raise TypeError naming the first argument that is neither a tensor nor None."""
+def require_tensors(op: str, needed: tuple[str, ...] = (), **arguments: Any) -> None:
+    """Raise TypeError naming the first argument that is neither a tensor nor, unless needed, None.
+
+    Also NotImplementedError for a derivative that PyTorch does not take of compiled ops: it would be lost silently.
+    """
     for name, value in arguments.items():
-        if value is not None and not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) and (value is not None or name in needed):
             raise TypeError(f"{op}: argument {name!r} must be a Tensor, got {type(value).__name__}")
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        _refuse_lost_derivatives(op, arguments)
+
+
+def _refuse_lost_derivatives(op: str, arguments: dict[str, Tensor | None]) -> None:
+    transformed = torch._C._are_functorch_transforms_active()
+    for name, t in arguments.items():
+        if t is None or not t.is_floating_point():
+            continue
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None:
+            raise NotImplementedError(
+                f"{op}: argument {name!r} must not be differentiated in forward mode (torch.func.jvp, jacfwd, hessian, "
+                "dual tensors), got a tensor with a tangent; torch.autograd has its derivatives"
+            )
+        if transformed and torch.is_grad_enabled() and t.requires_grad:
+            raise NotImplementedError(
+                f"{op}: argument {name!r} must not be differentiated by torch.func (grad, vjp, jacrev) or as what "
+                "a function under vmap captures, got a tensor that requires grad; torch.autograd has its derivatives"
+            )
 
 
 def register_autocast(name: str, lowered: tuple[int, ...]) -> None:

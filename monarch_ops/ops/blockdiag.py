@@ -26,9 +26,10 @@ def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, v
 
     Raises:
         TypeError: an argument is not a tensor.
+        NotImplementedError: derivatives by torch.func or in forward mode; torch.autograd has those of both orders.
         ValueError: a shape, dtype or device does not fit; the message names the argument.
     """
-    require_tensors("blockdiag_matmul", x=x, weight=weight, bias=bias)
+    require_tensors("blockdiag_matmul", ("x", "weight"), x=x, weight=weight, bias=bias)
     return OPS.blockdiag_matmul(x, weight, bias, variant_index("mlp", variant, x.dtype))
 
 
@@ -53,9 +54,10 @@ def monarch_matmul(
 
     Raises:
         TypeError: an argument is not a tensor.
+        NotImplementedError: derivatives by torch.func or in forward mode; torch.autograd has those of both orders.
         ValueError: a shape, dtype or device does not fit; the message names the argument.
     """
-    require_tensors("monarch_matmul", x=x, w1=w1, w2=w2, bias=bias)
+    require_tensors("monarch_matmul", ("x", "w1", "w2"), x=x, w1=w1, w2=w2, bias=bias)
     return OPS.monarch_matmul(x, w1, w2, bias, variant_index("mlp", variant, x.dtype))
 
 

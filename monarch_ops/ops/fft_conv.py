@@ -57,14 +57,25 @@ def fft_conv(
 
     Raises:
         TypeError: an argument is not a tensor.
+        NotImplementedError: derivatives by torch.func or in forward mode; torch.autograd has those of both orders.
         ValueError: a shape, dtype, device, length or option does not fit; the message names the argument.
     """
     if precision not in ("fast", "precise"):
         raise ValueError(f"fft_conv: argument 'precision' must be 'fast' or 'precise', got {precision!r}")
-    require_tensors("fft_conv", u=u, pre_gate=pre_gate, post_gate=post_gate, lengths=lengths)
-    if isinstance(k, FilterSpectrum):
+    prepared = isinstance(k, FilterSpectrum)
+    require_tensors(
+        "fft_conv",
+        ("u", "k"),
+        u=u,
+        k=k.data if prepared else k,
+        k_rev=k_rev,
+        skip=skip,
+        pre_gate=pre_gate,
+        post_gate=post_gate,
+        lengths=lengths,
+    )
+    if prepared:
         return _with_spectrum(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, variant)
-    require_tensors("fft_conv", k=k, k_rev=k_rev, skip=skip)
     index = variant_index("fft_conv", variant, u.dtype)
     return OPS.fft_conv(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, precision == "precise", index)
 

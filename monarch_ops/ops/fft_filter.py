@@ -192,9 +192,9 @@ def fft_filter(
         A :class:`FilterSpectrum`. Its tensor takes 2 M floats per channel, M >= seqlen the transform length.
 
     Raises:
-        TypeError, ValueError: as :func:`fft_conv`, naming the argument.
+        TypeError, ValueError, NotImplementedError: as :func:`fft_conv`, naming the argument.
     """
-    require_tensors("fft_filter", k=k, k_rev=k_rev, skip=skip)
+    require_tensors("fft_filter", ("k",), k=k, k_rev=k_rev, skip=skip)
     if precision not in ("fast", "precise"):
         raise ValueError(f"fft_filter: argument 'precision' must be 'fast' or 'precise', got {precision!r}")
     if device is not None:

@@ -39,18 +39,28 @@ def m2_mixer(
 
     Raises:
         TypeError: an argument has the wrong type.
+        NotImplementedError: derivatives by torch.func or in forward mode; torch.autograd has those of both orders.
         ValueError: a shape, dtype, device or length does not fit; the message names the argument.
     """
-    require_tensors("m2_mixer", a=a, u=u, short_weight=short_weight, short_bias=short_bias, lengths=lengths)
     for name, s in (("spectrum", spectrum), ("residual_spectrum", residual_spectrum)):
         if not isinstance(s, FilterSpectrum) and (s is not None or name == "spectrum"):
             raise TypeError(f"m2_mixer: argument {name!r} must be a FilterSpectrum, got {type(s).__name__}")
         if s is not None and s.circular:
             raise ValueError(f"m2_mixer: argument {name!r} must not be circular, got {s}")
+    residual = None if residual_spectrum is None else residual_spectrum.data
+    require_tensors(
+        "m2_mixer",
+        ("a", "short_weight"),
+        a=a,
+        u=u,
+        short_weight=short_weight,
+        short_bias=short_bias,
+        lengths=lengths,
+        spectrum=spectrum.data,
+        residual_spectrum=residual,
+    )
     require_prepared("m2_mixer", "spectrum", spectrum, "a", a)
-    residual = None
     if residual_spectrum is not None:
-        residual = residual_spectrum.data
         prepared = [(s.data.dtype, s.seqlen, s.precise, s.variant_index) for s in (spectrum, residual_spectrum)]
         if prepared[0] != prepared[1]:
             raise ValueError(

@@ -45,11 +45,20 @@ def blockdiag_glu_mlp(
 
     Raises:
         TypeError: an argument is not a tensor.
+        NotImplementedError: derivatives by torch.func or in forward mode; torch.autograd has those of both orders.
         ValueError: a shape, dtype or device does not fit; the message names the argument.
     """
     op = "blockdiag_glu_mlp"
     require_tensors(
-        op, x=x, w_in=w_in, w_out=w_out, b_out=b_out, residual=residual, norm_weight=norm_weight, norm_bias=norm_bias
+        op,
+        ("x", "w_in", "w_out"),
+        x=x,
+        w_in=w_in,
+        w_out=w_out,
+        b_out=b_out,
+        residual=residual,
+        norm_weight=norm_weight,
+        norm_bias=norm_bias,
     )
     index = variant_index("mlp", variant, x.dtype)
     return OPS.blockdiag_glu_mlp(x, w_in, w_out, b_out, residual, norm_weight, norm_bias, eps, index)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch  # before the library: it brings libtorch into the process
 
@@ -51,6 +53,17 @@ def _variant_index() -> dict[tuple[str, str, str], int]:
     return {(v["family"], v["name"], v["compute"]): v["index"] for v in variants()}
 
 
+Function = TypeVar("Function", bound=Callable)
+
+
+def constant(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result`` without the seconds that its import takes: compiled code, which cannot
+    look into the extension module, calls the function once, with arguments that are constants."""
+    function.__dict__["_dynamo_marked_constant"] = True
+    return function
+
+
+@constant
 def variant_index(family: str, name: str | None, dtype: torch.dtype) -> int:
     """Index of a kernel by name for tensors of `dtype`; -1 (the planner chooses) for None."""
     if name is None:

@@ -265,6 +265,36 @@ def test_compiled_with_dynamic_shapes() -> None:
         torch.testing.assert_close(compiled(u, n), function(u, n))
 
 
+def test_compiled_questions_to_the_kernel_table() -> None:
+    """Which kernel, how many points: of the extension module, into which no compiler looks."""
+    torch._dynamo.reset()
+    k, variant = torch.randn(3, 100), CPU_KERNELS[-1]
+
+    def function(u):
+        points = mo.fft_length(u.shape[-1])
+        spectrum = mo.fft_filter(k, points, variant=variant)
+        free = mo.fft_conv(u, mo.fft_filter(k, u.shape[-1]))
+        forced = mo.fft_conv(u, k, variant=variant) + mo.depthwise_conv1d(u, k[:, :3], variant=variant)
+        return free + forced + mo.fft_conv(u, spectrum) * points
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for L in (40, 51, 100):
+        u = torch.randn(2, 3, L)
+        torch.testing.assert_close(compiled(u), function(u))
+
+
+@pytest.mark.filterwarnings("error:Dynamo")
+def test_a_compiled_mixer_takes_kept_and_new_spectra() -> None:
+    torch._dynamo.reset()
+    k, short, kept = torch.randn(3, 40), torch.randn(9, 3), mo.fft_filter(torch.randn(3, 40), 40)
+
+    def function(a):
+        return mo.m2_mixer(a, a[:, :3], short, None, kept, mo.fft_filter(k, 40))
+
+    a = torch.randn(2, 9, 40)
+    torch.testing.assert_close(torch.compile(function, fullgraph=True, backend="aot_eager")(a), function(a))
+
+
 def test_exported() -> None:
     class Model(torch.nn.Module):
         def __init__(self) -> None:

@@ -62,19 +62,18 @@ def fft_conv(
     """
     if precision not in ("fast", "precise"):
         raise ValueError(f"fft_conv: argument 'precision' must be 'fast' or 'precise', got {precision!r}")
-    prepared = isinstance(k, FilterSpectrum)
     require_tensors(
         "fft_conv",
         ("u", "k"),
         u=u,
-        k=k.data if prepared else k,
+        k=k.data if isinstance(k, FilterSpectrum) else k,
         k_rev=k_rev,
         skip=skip,
         pre_gate=pre_gate,
         post_gate=post_gate,
         lengths=lengths,
     )
-    if prepared:
+    if isinstance(k, FilterSpectrum):
         return _with_spectrum(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, variant)
     index = variant_index("fft_conv", variant, u.dtype)
     return OPS.fft_conv(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, precision == "precise", index)

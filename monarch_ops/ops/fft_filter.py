@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._library import _C, OPS, variant_index, variants
+from .._library import _C, OPS, constant, variant_index, variants
 from ._registration import Tensors, compute_dtype, require_tensors
 
 
+@constant
 def _plan(channels: int, seqlen: int, dtype: torch.dtype, device: torch.device, precise: bool, variant: int) -> dict:
     """On the device or, for tensors without data, as on the CPU."""
     name, kind = str(dtype).removeprefix("torch."), "cpu" if device.type == "meta" else device.type
     return _C.explain_fft_conv(1, channels, seqlen, 0, name, kind, device.index or 0, precise, variant)
 
 
-@functools.cache
+_planned_on_cpu = functools.cache(lambda dtype: _plan(1, 1, dtype, torch.device("cpu"), False, -1)["variant"])
+
+
+@constant
 def _cpu_kernel(dtype: torch.dtype) -> int:
     """The kernel that the planner chooses on this CPU, for any length."""
-    return _plan(1, 1, dtype, torch.device("cpu"), False, -1)["variant"]
+    return _planned_on_cpu(dtype)
 
 
 class FilterSpectrum:
@@ -148,6 +153,14 @@ def require_prepared(op: str, name: str, spectrum: FilterSpectrum, rows_name: st
         )
 
 
+def _whole(op: str, seqlen: Any) -> int:
+    """`seqlen` as an int; where it is symbolic, the compiled program is for that length."""
+    try:
+        return operator.index(seqlen)
+    except TypeError:
+        raise TypeError(f"{op}: argument 'seqlen' must be an int, got {seqlen!r}") from None
+
+
 def fft_length(seqlen: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> int:
     """Points of the transform that rows of length `seqlen` take: as few of the form {1, 3, 5} 2^n as hold them, of
     which CUDA has those that are {2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24} 16^n.
@@ -159,6 +172,7 @@ def fft_length(seqlen: int, dtype: torch.dtype = torch.float32, device: torch.de
         seqlen: length L >= 1 of the rows.
         dtype, device: of the rows; they decide which kernel runs, and with it how small a transform can be.
     """
+    seqlen = _whole("fft_length", seqlen)
     if seqlen < 1:
         raise ValueError(f"fft_length: argument 'seqlen' must be at least 1, got {seqlen}")
     return _plan(1, seqlen, dtype, torch.device(device), False, -1)["points"]
@@ -195,6 +209,7 @@ def fft_filter(
         TypeError, ValueError, NotImplementedError: as :func:`fft_conv`, naming the argument.
     """
     require_tensors("fft_filter", ("k",), k=k, k_rev=k_rev, skip=skip)
+    seqlen = _whole("fft_filter", seqlen)
     if precision not in ("fast", "precise"):
         raise ValueError(f"fft_filter: argument 'precision' must be 'fast' or 'precise', got {precision!r}")
     if device is not None:
@@ -203,8 +218,8 @@ def fft_filter(
     rows = k.dtype if dtype is None else dtype
     precise, index = precision == "precise", variant_index("fft_conv", variant, rows)
     data = OPS.fft_filter(k, k_rev, skip, seqlen, circular, rows, precise, index)
-    # in a graph both ops stay free, so that it runs on any machine; what lives longer names its kernel
-    if index < 0 and data.device.type != "cuda" and not torch.compiler.is_compiling():
+    # in an exported program both ops stay free, so that it runs on any machine; what lives longer names its kernel
+    if index < 0 and data.device.type != "cuda" and not torch.compiler.is_exporting():
         index = _cpu_kernel(rows)
     num_rev = 0 if k_rev is None else k_rev.shape[1]
     return FilterSpectrum(data, k.shape[1], num_rev, seqlen, circular, rows, precise, index)

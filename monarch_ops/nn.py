@@ -15,6 +15,19 @@ from .ops import FilterSpectrum, blockdiag_matmul, fft_conv, fft_filter, monarch
 __all__ = ["BlockDiagLinear", "HyenaFilter", "LongConv", "MonarchLinear"]
 
 
+def _require_sizes(module: str, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{module}: argument {name!r} must be at least 1, got {size}")
+
+
+def _padded(module: str, x: Tensor, features: int, wide: int) -> Tensor:
+    """x (..., features) extended with zeros to (..., wide)."""
+    if x.shape[-1:] != (features,):
+        raise ValueError(f"{module}: argument 'x' must have shape (..., {features}), got {tuple(x.shape)}")
+    return F.pad(x, (0, wide - features))
+
+
 class BlockDiagLinear(nn.Module):
     """Linear layer with a block-diagonal weight (the ``BlockdiagLinear`` of the Monarch Mixer code).
 
@@ -24,6 +37,7 @@ class BlockDiagLinear(nn.Module):
     """
 
     def __init__(self, in_features: int, out_features: int, nblocks: int = 4, bias: bool = True) -> None:
+        _require_sizes("BlockDiagLinear", in_features=in_features, out_features=out_features, nblocks=nblocks)
         super().__init__()
         self.in_features, self.out_features, self.nblocks = in_features, out_features, nblocks
         q, p = math.ceil(out_features / nblocks), math.ceil(in_features / nblocks)
@@ -43,7 +57,8 @@ class BlockDiagLinear(nn.Module):
         G, q, p = self.weight.shape
         if G * p == self.in_features and G * q == self.out_features:
             return blockdiag_matmul(x, self.weight, self.bias)
-        y = blockdiag_matmul(F.pad(x, (0, G * p - self.in_features)), self.weight)[..., : self.out_features]
+        padded = _padded("BlockDiagLinear", x, self.in_features, G * p)
+        y = blockdiag_matmul(padded, self.weight)[..., : self.out_features]
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
@@ -59,6 +74,7 @@ class MonarchLinear(nn.Module):
     """
 
     def __init__(self, in_features: int, out_features: int, nblocks: int = 4, bias: bool = True) -> None:
+        _require_sizes("MonarchLinear", in_features=in_features, out_features=out_features, nblocks=nblocks)
         super().__init__()
         self.in_features, self.out_features, self.nblocks = in_features, out_features, nblocks
         p, q = math.ceil(in_features / nblocks), math.ceil(out_features / nblocks)
@@ -79,7 +95,7 @@ class MonarchLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features) -> (..., out_features)."""
         wide = self.nblocks * self.blkdiag1.shape[2]
-        padded = F.pad(x, (0, wide - self.in_features)) if wide != self.in_features else x
+        padded = x if wide == self.in_features else _padded("MonarchLinear", x, self.in_features, wide)
         if self.nblocks * self.blkdiag2.shape[1] == self.out_features:
             return monarch_matmul(padded, self.blkdiag1, self.blkdiag2, self.bias)
         y = monarch_matmul(padded, self.blkdiag1, self.blkdiag2)[..., : self.out_features]
@@ -96,6 +112,7 @@ class LongConv(nn.Module):
     """
 
     def __init__(self, channels: int, seqlen: int, bidirectional: bool = False) -> None:
+        _require_sizes("LongConv", channels=channels, seqlen=seqlen)
         super().__init__()
         self.k = nn.Parameter(torch.empty(channels, seqlen))
         self.k_rev = nn.Parameter(torch.empty(channels, seqlen - 1)) if bidirectional else None
@@ -223,8 +240,8 @@ class HyenaFilter(nn.Module):
 
     def forward(self, seqlen: int) -> tuple[Tensor, Tensor | None]:
         """The first `seqlen` taps: k (H, seqlen) and k_rev (H, seqlen) or None."""
-        if seqlen > self.max_len:
-            raise ValueError(f"HyenaFilter: argument 'seqlen' must be at most max_len={self.max_len}, got {seqlen}")
+        if not 1 <= seqlen <= self.max_len:
+            raise ValueError(f"HyenaFilter: argument 'seqlen' must be in [1, max_len={self.max_len}], got {seqlen}")
         device = self.z.device.type
         # sines of large angles: in the 16 bits of an autocast region the taps would carry most of a model's error
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():

@@ -40,6 +40,11 @@ def test_flash_depthwise(is_bhl: bool) -> None:
     y = ours(x if is_bhl else x.transpose(1, 2))
     torch.testing.assert_close(y if is_bhl else y.transpose(1, 2), layer(x))
     assert ours.weights.shape == ((6, 3) if is_bhl else (3, 6))
+    plain = flashfftconv.FlashDepthWiseConv1d(6, 3, 1, layer.weight, None, is_bhl=is_bhl)
+    torch.testing.assert_close(
+        plain(x if is_bhl else x.transpose(1, 2)), y - layer.bias[:, None] if is_bhl else y - layer.bias
+    )
+    assert [name for name, _ in plain.named_parameters()] == ["weights"]
 
 
 def safari_definition(u, k, D, k_rev=None, mask=None, gelu=True):

@@ -9,6 +9,8 @@ import torch
 from torch.autograd import forward_ad
 
 import monarch_ops as mo
+from monarch_ops import nn
+from monarch_ops.compat import safari
 
 U, K = torch.randn(2, 3, 20), torch.randn(3, 20)
 A, SHORT = torch.randn(2, 9, 20), torch.randn(9, 3)
@@ -65,6 +67,10 @@ REFUSED = [
     (lambda: mo.fft_conv(U.int(), SPECTRUM), ValueError, r"'u' must be float32, float64, bfloat16 or float16, got Int"),
     (lambda: mo.fft_conv(U, SPECTRUM, skip=K[:, 0]), ValueError, r"'skip' belongs to fft_filter"),
     (lambda: mo.fft_conv(U, SPECTRUM, circular=True), ValueError, r"'circular' belongs to fft_filter"),
+    (lambda: mo.fft_conv(U, CYCLIC, circular=False), ValueError, r"'circular' belongs to fft_filter"),
+    (lambda: mo.fft_conv(U, SPECTRUM, precision="precise"), ValueError, r"'precision' belongs to fft_filter"),
+    (lambda: mo.fft_conv(U, mo.fft_filter(K, 20, precision="precise"), precision="fast"), ValueError, r"'precision' belongs to fft_filter"),
+    (lambda: mo.fft_conv(U, SPECTRUM, variant="generic"), ValueError, r"'variant' belongs to fft_filter"),
     # mixer
     (lambda: mo.m2_mixer(A[:, :8], U, SHORT, None, SPECTRUM), ValueError, r"m2_mixer: argument 'a' must have shape \(B, 3H, L\), got \(2, 8, 20\)"),
     (lambda: mo.m2_mixer(A, None, SHORT, None, SPECTRUM, SPECTRUM), ValueError, r"'u' must be given with 'residual_spectrum', got None"),
@@ -91,6 +97,14 @@ REFUSED = [
     (lambda: mo.blockdiag_glu_mlp(X, torch.ones(1, 3, 8), W), ValueError, r"'w_in' must have an even number"),
     (lambda: mo.blockdiag_glu_mlp(X, torch.ones(2, 4, 4), torch.ones(2, 4, 3)), ValueError, r"'w_out' must take G'\*p' = G\*q/2 = 4 features"),
     (lambda: mo.blockdiag_glu_mlp(X, torch.ones(2, 4, 4), torch.ones(2, 4, 2), residual=X[:4]), ValueError, r"'residual' must have the shape of the result"),
+    (lambda: nn.BlockDiagLinear(10, 7, 4)(torch.ones(2, 9)), ValueError, r"BlockDiagLinear: argument 'x' must have shape \(\.\.\., 10\), got \(2, 9\)"),
+    (lambda: nn.BlockDiagLinear(10, 7, 4)(torch.ones(2, 11)), ValueError, r"'x' must have shape \(\.\.\., 10\), got \(2, 11\)"),
+    (lambda: nn.MonarchLinear(10, 7, 4)(torch.tensor(1.0)), ValueError, r"MonarchLinear: argument 'x' must have shape \(\.\.\., 10\), got \(\)"),
+    (lambda: nn.BlockDiagLinear(8, 8, 0), ValueError, r"BlockDiagLinear: argument 'nblocks' must be at least 1, got 0"),
+    (lambda: nn.MonarchLinear(8, 8, nblocks=0), ValueError, r"MonarchLinear: argument 'nblocks' must be at least 1, got 0"),
+    (lambda: nn.LongConv(3, 0), ValueError, r"LongConv: argument 'seqlen' must be at least 1, got 0"),
+    *((lambda n=n: nn.HyenaFilter(8, 64, order=4)(n), ValueError, rf"HyenaFilter: argument 'seqlen' must be in \[1, max_len=64\], got {n}") for n in (-1, 0, 65)),
+    (lambda: safari.fftconv_func(U, K, K[:, 0], k_rev=K[:, :0]), ValueError, r"fftconv_func: argument 'k_rev' must have at least lag 0, got \(3, 0\)"),
     (lambda: mo.blockdiag_glu_mlp(X, torch.ones(2, 4, 4), torch.ones(2, 4, 2), norm_bias=X[0]), ValueError, r"'norm_weight' must be given with 'norm_bias', got None"),
 ]  # fmt: skip
 

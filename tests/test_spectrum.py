@@ -89,6 +89,16 @@ def test_a_pickle_names_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         pickle.loads(pickle.dumps(mo.fft_filter(k, 100)))
 
 
+@pytest.mark.parametrize("circular", [False, True])
+@pytest.mark.parametrize("precision", ["fast", "precise"])
+def test_options_may_repeat_what_was_prepared(circular: bool, precision: str) -> None:
+    u, k = torch.randn(2, 3, 50), torch.randn(3, 50)
+    spectrum = mo.fft_filter(k, 50, circular=circular, precision=precision)
+    y = mo.fft_conv(u, spectrum, circular=circular, precision=precision)
+    assert torch.equal(y, mo.fft_conv(u, spectrum))
+    assert relative_error(y, mo.fft_conv(u, k, circular=circular, precision=precision)) < 1e-5
+
+
 def test_moving_to_another_dtype() -> None:
     k, k_rev, skip = taps(3, 50)
     u = torch.randn(2, 3, 50)

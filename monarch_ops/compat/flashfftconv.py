@@ -35,7 +35,7 @@ class FlashFFTConv(nn.Module):
 
 
 class FlashDepthWiseConv1d(nn.Module):
-    """Short depthwise convolution, made from the weights of an ``nn.Conv1d``."""
+    """Short depthwise convolution, made from the weights of an ``nn.Conv1d``, with its bias or None."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class FlashDepthWiseConv1d(nn.Module):
         kernel_size: int,
         padding: int,
         weights: Tensor,
-        bias: Tensor,
+        bias: Tensor | None,
         is_bhl: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -52,7 +52,7 @@ class FlashDepthWiseConv1d(nn.Module):
         self.d, self.k, self.padding, self.is_bhl = channels, kernel_size, padding, is_bhl
         taps = weights.detach().reshape(channels, kernel_size).to(device=device, dtype=dtype)
         self.weights = nn.Parameter((taps if is_bhl else taps.T).clone().contiguous())
-        self.bias = nn.Parameter(bias.detach().to(device=device, dtype=dtype).clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().to(device=device, dtype=dtype).clone())
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, H, L), or (B, L, H) when made with ``is_bhl=False``."""

@@ -35,6 +35,8 @@ def fftconv_func(
     """
     if gelu and q is not None:
         raise ValueError("fftconv_func: argument 'gelu' must be False together with 'q' (H3), got True")
+    if k_rev is not None and not k_rev.shape[-1]:
+        raise ValueError(f"fftconv_func: argument 'k_rev' must have at least lag 0, got {tuple(k_rev.shape)}")
     skip, reverse = (D, None) if k_rev is None else (D + k_rev[:, 0], k_rev[:, 1:])
     if head_dim > 1:
         if v is None or q is None:

@@ -21,8 +21,8 @@ def fft_conv(
     pre_gate: Tensor | None = None,
     post_gate: Tensor | None = None,
     lengths: Tensor | None = None,
-    circular: bool = False,
-    precision: str = "fast",
+    circular: bool | None = None,
+    precision: str | None = None,
     variant: str | None = None,
 ) -> Tensor:
     r"""Long convolution of every row of `u` with the filter of its channel, by one FFT per row.
@@ -39,17 +39,19 @@ def fft_conv(
     Args:
         u: (B, H, L) float32, bfloat16, float16 or (on the CPU) float64; any strides, any L >= 1.
         k: (H, Lk) real taps of any floating dtype, or a :class:`FilterSpectrum` from :func:`fft_filter`, which then
-            already contains `k_rev`, `skip` and `circular`. Taps at lags >= L reach no output and are ignored.
+            already contains `k_rev` and `skip`, and decides `circular`, `precision` and `variant`. Taps at lags >= L
+            reach no output and are ignored.
         k_rev: (H, Lr) anti-causal taps.
         skip: (H,) weight of the input itself.
         pre_gate, post_gate: (B, H, L), dtype of `u`.
         lengths: (B,) int32 or int64: positions >= lengths[b] count as zero in the input and are zero in the output.
             On CUDA the values are not checked on the host; one outside [0, L] stops the kernel.
-        circular: indices modulo L (a cyclic convolution, Lk <= L, no `k_rev`): FlashFFTConv's "fft size = L".
-        precision: "fast" lets 16-bit tensors on CUDA run on tensor cores, in half precision with float32 sums: a
-            relative error of about 4e-4 besides the rounding of results, 5e-4 in gradients of filters, and a third more
-            for rows of a million points. "precise" is float32 throughout, for filters whose results are small
-            differences of large numbers.
+        circular: indices modulo L (a cyclic convolution, Lk <= L, no `k_rev`): FlashFFTConv's "fft size = L". None is
+            false or, with a spectrum, as that was prepared, from which an explicit value must not differ.
+        precision: "fast" or "precise"; None is "fast" or, again, that of the spectrum. "fast" lets 16-bit tensors on
+            CUDA run on tensor cores, in half precision with float32 sums: a relative error of about 4e-4 besides the
+            rounding of results, 5e-4 in gradients of filters, and a third more for rows of a million points. "precise"
+            is float32 throughout, for filters whose results are small differences of large numbers.
         variant: name of a kernel of :func:`monarch_ops.variants` to force, for tests and benchmarks.
 
     Returns:
@@ -60,7 +62,7 @@ def fft_conv(
         NotImplementedError: derivatives by torch.func or in forward mode; torch.autograd has those of both orders.
         ValueError: a shape, dtype, device, length or option does not fit; the message names the argument.
     """
-    if precision not in ("fast", "precise"):
+    if precision not in (None, "fast", "precise"):
         raise ValueError(f"fft_conv: argument 'precision' must be 'fast' or 'precise', got {precision!r}")
     require_tensors(
         "fft_conv",
@@ -74,9 +76,10 @@ def fft_conv(
         lengths=lengths,
     )
     if isinstance(k, FilterSpectrum):
-        return _with_spectrum(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, variant)
+        return _with_spectrum(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, precision, variant)
     index = variant_index("fft_conv", variant, u.dtype)
-    return OPS.fft_conv(u, k, k_rev, skip, pre_gate, post_gate, lengths, circular, precision == "precise", index)
+    precise = precision == "precise"
+    return OPS.fft_conv(u, k, k_rev, skip, pre_gate, post_gate, lengths, bool(circular), precise, index)
 
 
 def _with_spectrum(
@@ -87,7 +90,8 @@ def _with_spectrum(
     pre_gate: Tensor | None,
     post_gate: Tensor | None,
     lengths: Tensor | None,
-    circular: bool,
+    circular: bool | None,
+    precision: str | None,
     variant: str | None,
 ) -> Tensor:
     if spectrum.circular and u.shape[-1] != spectrum.seqlen:
@@ -96,8 +100,14 @@ def _with_spectrum(
             f"got a spectrum prepared for {spectrum.seqlen}"
         )
     require_prepared("fft_conv", "k", spectrum, "u", u)
-    for name, value in (("k_rev", k_rev), ("skip", skip), ("circular", circular or None), ("variant", variant)):
-        if value is not None:
+    for name, refused in (
+        ("k_rev", k_rev is not None),
+        ("skip", skip is not None),
+        ("circular", circular is not None and circular != spectrum.circular),
+        ("precision", precision is not None and (precision == "precise") != spectrum.precise),
+        ("variant", variant is not None),
+    ):
+        if refused:
             raise ValueError(f"fft_conv: argument {name!r} belongs to fft_filter when 'k' is a FilterSpectrum")
     return OPS.fft_conv_spectrum(
         u,

@@ -57,7 +57,7 @@ class SpectrumCache:
         self._kept: OrderedDict[tuple, FilterSpectrum] = OrderedDict()
         self._state: list[tuple] = []  # of every tensor that they are made of: address, count of changes, dtype
         self._aliases: list[Tensor] = []  # of them: while they live, no other tensor gets their addresses
-        self._values: list[Tensor] = []  # copies of those that are compared
+        self._values: dict[int, Tensor] = {}  # copies of those that are compared
         self._lock = threading.Lock()  # of the four above
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class SpectrumCache:
 
     def clear(self) -> None:
         with self._lock:
-            self._kept, self._state, self._aliases, self._values = OrderedDict(), [], [], []
+            self._kept, self._state, self._aliases, self._values = OrderedDict(), [], [], {}
 
     def __call__(self, seqlen: int, dtype: torch.dtype) -> FilterSpectrum:
         """A spectrum that serves rows of length `seqlen` and dtype `dtype`."""
@@ -95,12 +95,12 @@ class SpectrumCache:
 
     def _forget_if_changed(self, sources: list[Tensor]) -> None:
         state = [(t.data_ptr(), t._version, t.dtype) for t in sources]
-        compared = [t for t in sources if t.device.type == "cpu" and t.numel() <= _FEW]
-        if state == self._state and all(map(torch.equal, self._values, compared)):
+        if state == self._state and all(torch.equal(value, sources[i]) for i, value in self._values.items()):
             return
         self._kept = OrderedDict()  # another one, as threads may be about to put what was into the last
         self._state, self._aliases = state, [t.detach() for t in sources]
-        self._values = [t.detach().clone() for t in compared]
+        compared = (i for i, t in enumerate(sources) if t.device.type == "cpu" and t.numel() <= _FEW)
+        self._values = {i: sources[i].detach().clone() for i in compared}
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -44,7 +44,7 @@ def depthwise_calls() -> list[tuple[str, dict]]:
     calls = []
     cases = [(33, *padding, 37, 3) for padding in PADDINGS]
     cases += [(33, 9, 8, 0, 37, 3), (2, 3, 0, 0, 6, 3)]  # taps in three readings; no outputs
-    cases += [(150, 4, 3, 0, 70, 2), (150, 4, 3, 0, 6, 3)]  # channels in pairs, and those that do not lie in pairs
+    cases += [(151, 9, 7, 3, 70, 2), (151, 9, 7, 3, 6, 3)]  # channels in pairs, and those that do not lie in pairs
     cases += [(4500, 4, 3, 0, 2, 3)]  # more than a block's tile
     for layout in ("bhl", "blh"):
         for length, taps, left, right, channels, gap in cases:

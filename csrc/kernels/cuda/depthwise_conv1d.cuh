@@ -8,11 +8,11 @@ namespace monarch {
 
 constexpr int kOutputs = 8;     // per thread
 constexpr int kTapsAtOnce = 4;  // taps that meet the same window of inputs in registers
-constexpr int kLanesAcross = 32;
 constexpr int kWindow = kOutputs + kTapsAtOnce - 1;
-constexpr int kTapsStaged = 1024;  // whose inputs are in shared memory together
+constexpr int kTapsStaged = 1024;   // whose inputs are in shared memory together
+constexpr int kLanesAcross = 32;    // a warp's
+constexpr int kMostThreads = 1024;  // of a block
 constexpr int kVectorBytes = 16;
-constexpr int kMostThreads = 1024;
 struct alignas(kVectorBytes) Bytes16 {
   uint32_t words[4];
 };
@@ -362,11 +362,11 @@ inline const char* run_depthwise(const DepthwiseArgs& a, const Exec& e) {
   });
 }
 
-// Threads of a block that has a channel: more of them where channels are few. As the number of slices, it depends on
-// the sizes alone, and with it the result.
+// Threads of a block that has a channel: more where channels are too few to fill a machine. As the number of slices, a
+// function of the sizes alone, so that the result does not depend on the machine.
 inline int threads_for(int64_t channels) {
   int threads = kThreads;
-  while (threads < kMostThreads && channels * threads < 131072) threads *= 2;
+  while (threads < kMostThreads && channels * threads < (1 << 17)) threads *= 2;
   return threads;
 }
 

@@ -332,7 +332,8 @@ def count(body: list[str]) -> Counter[str]:
 def inner_loops(body: list[str]) -> list[Counter[str]]:
     """What the loops that hold no other loop consist of."""
     at = {i[:-1]: n for n, i in enumerate(body) if i.endswith(":")}
-    jumps = [(at[i[i.index("(") + 1 : -1]], n) for n, i in enumerate(body) if i.startswith(("BRA(", UNPARTED))]
+    kinds = ("BRA(", "BRA.U(", UNPARTED)
+    jumps = [(at[i[i.index("(") + 1 : -1]], n) for n, i in enumerate(body) if i.startswith(kinds)]
     loops = [(begin, end) for begin, end in jumps if begin < end]
     inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
     skipped = [(begin, end) for end, begin in jumps if begin < end]

@@ -44,6 +44,7 @@ REFUSED = [
     (lambda: mo.fft_conv(U, None), TypeError, r"'k' must be a Tensor, got NoneType"),
     (lambda: mo.fft_filter(None, 20), TypeError, r"'k' must be a Tensor, got NoneType"),
     (lambda: mo.m2_mixer(A, U, None, None, SPECTRUM), TypeError, r"'short_weight' must be a Tensor, got NoneType"),
+    (lambda: mo.depthwise_conv1d(A, None), TypeError, r"'weight' must be a Tensor, got NoneType"),
     (lambda: mo.blockdiag_matmul(None, W), TypeError, r"'x' must be a Tensor, got NoneType"),
     (lambda: mo.monarch_matmul(X, W, None), TypeError, r"'w2' must be a Tensor, got NoneType"),
     (lambda: mo.blockdiag_glu_mlp(X, None, W), TypeError, r"'w_in' must be a Tensor, got NoneType"),

@@ -42,10 +42,11 @@ def depthwise_conv1d(
 
     Raises:
         TypeError: an argument is not a tensor.
+        NotImplementedError: derivatives by torch.func or in forward mode; torch.autograd has those of both orders.
         ValueError: a shape, dtype, device or option does not fit; the message names the argument.
     """
     op = "depthwise_conv1d"
-    require_tensors(op, x=x, weight=weight, bias=bias)
+    require_tensors(op, ("x", "weight"), x=x, weight=weight, bias=bias)
     if layout not in ("bhl", "blh"):
         raise ValueError(f"{op}: argument 'layout' must be 'bhl' or 'blh', got {layout!r}")
     if activation not in (None, "silu"):

@@ -207,6 +207,19 @@ TENSOR_CORE_BUDGETS = {
         },
         121,
     ),
+    "gradients of 2,048 points": LoopBudget(
+        ("staged_gradients", "NodesBelowHead", "Bf16"),
+        {
+            "what comes next, both": ({"LDGSTS.E.BYPASS.128": 4}, 256),
+            "from there, both": ({"LD.E.128": 4, "STS.128": 4}, 256),
+            "head, both": ({"STS.64": 16, "LDS.64": 17}, 512),
+            "nodes, both": ({"HMMA.16816.F32": 64, "LDSM.16.MT88.4": 4}, 256),
+            "head, back, both": ({"STS.64": 16, "LDS.64": 17}, 512),
+            "to memory, input": ({"STG.E.128": 2, "LDS.128": 2}, 256),
+            "to memory, gate": ({"STG.E.128": 2, "LDS.128": 4}, 512),
+        },
+        175,
+    ),
     # of 1,048,576 points in three launches
     "outer part": LoopBudget(
         ("staged_outer_forward", "GatedSourceINS_4Bf16E", "OuterRootILb0E"),

@@ -71,12 +71,12 @@ class M2BertMixer(nn.Module):
         nn.init.uniform_(self.short_bias, -(3**-0.5), 3**-0.5)
 
     def train(self, mode: bool = True) -> M2BertMixer:
-        self.clear_filter_cache()
+        for cache in self.filter_caches():
+            cache.clear()
         return super().train(mode)
 
-    def clear_filter_cache(self) -> None:
-        for cache in filter(None, (self._spectrum, self._spectrum2)):
-            cache.clear()
+    def filter_caches(self) -> list[SpectrumCache]:
+        return [self._spectrum] if self._spectrum2 is None else [self._spectrum, self._spectrum2]
 
     @staticmethod
     def _filter(config: M2BertConfig) -> M2BertFilter:
@@ -296,10 +296,8 @@ class M2BertModel(M2BertPreTrainedModel):
         of the text, so the 24 filters of the 80M model keep 1.1 GiB for texts of 8k tokens and 4.5 GiB for 32k;
         computing them in every call takes time instead. See also :meth:`clear_filter_cache`.
         """
-        for module in self.modules():
-            if isinstance(module, M2BertMixer):
-                for cache in filter(None, (module._spectrum, module._spectrum2)):
-                    cache.max_bytes = mib << 20
+        for cache in self._filter_caches():
+            cache.max_bytes = mib << 20
 
     def clear_filter_cache(self) -> None:
         """Forget the spectra that evaluation keeps, as ``train()`` and ``eval()`` do.
@@ -307,9 +305,11 @@ class M2BertModel(M2BertPreTrainedModel):
         Needed only where filters were changed through ``parameter.data``, as some helpers for averaged weights do:
         PyTorch does not count such changes. On the CPU a change of all parameters is seen without it.
         """
-        for module in self.modules():
-            if isinstance(module, M2BertMixer):
-                module.clear_filter_cache()
+        for cache in self._filter_caches():
+            cache.clear()
+
+    def _filter_caches(self) -> list[SpectrumCache]:
+        return [c for module in self.modules() if isinstance(module, M2BertMixer) for c in module.filter_caches()]
 
     @can_return_tuple
     def forward(

@@ -138,16 +138,26 @@ class LoopBudget:
     most: int
 
 
-# The convolution of 4,096 points on tensor cores, gated, and its gradients; points of a row and its gradient are one.
+# What all rows that fit into a block go through, gated, and gradients, where points of a row and its gradient are one.
+ROWS = {
+    "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
+    "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
+    "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
+}
+ROWS_AND_GRADIENTS = {
+    "what comes next, both": ({"LDGSTS.E.BYPASS.128": 4}, 256),
+    "from there, both": ({"LD.E.128": 4, "STS.128": 4}, 256),
+    "nodes, both": ({"HMMA.16816.F32": 64, "LDSM.16.MT88.4": 4}, 256),
+    "to memory, input": ({"STG.E.128": 2, "LDS.128": 2}, 256),
+    "to memory, gate": ({"STG.E.128": 2, "LDS.128": 4}, 512),
+}
 TENSOR_CORE_BUDGETS = {
-    "convolution": LoopBudget(
+    "convolution of 4,096 points": LoopBudget(
         ("LevelAtRootILi1E", "GatedSourceINS_4Bf16E", "GatedSinkI"),
-        {
-            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
+        ROWS
+        | {
             "level, forward": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 0}, 512),
-            "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
             "level, back": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 512),
-            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
         51,
     ),
@@ -155,13 +165,7 @@ TENSOR_CORE_BUDGETS = {
     **{
         f"convolution of {256 * head:,} points": LoopBudget(
             ("conv_staged_rows", "NodesBelowHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
-            {
-                "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
-                "head": (stores, points),
-                "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
-                "head, back": (stores, points),
-                "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
-            },
+            ROWS | {"head": (stores, points), "head, back": (stores, points)},
             most,
         )
         for head, stores, points, most in (
@@ -174,49 +178,37 @@ TENSOR_CORE_BUDGETS = {
     # whose nodes take one row each, so that nothing is left out of their loop
     "convolution of 16,384 points": LoopBudget(
         ("LevelAndHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
-        {
-            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
+        ROWS
+        | {
             "level and head of 4": ({"HMMA.16816.F32": 32, "STS.64": 16}, 1024),
-            "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
             "level and head of 4, back": ({"LDSM.16.MT88.4": 8, "LDS.128": 16}, 1024),
-            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
         79,
     ),
     "convolution of 32,768 points": LoopBudget(
         ("LevelAndHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
-        {
-            "from memory": ({"LDG.E.128": 4, "STS.128": 4}, 512),
+        ROWS
+        | {
             "level and head of 8": ({"HMMA.16816.F32": 32, "STS": 32, "LDSM.16.MT88.4": 0}, 1024),
-            "nodes": ({"HMMA.16816.F32": 32, "LDSM.16.MT88.4": 2}, 256),
             "level and head of 8, back": ({"LDSM.16.MT88.4": 8, "LDS.128": 32}, 1024),
-            "to memory": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
         86,
     ),
-    "gradients": LoopBudget(
+    "gradients of 4,096 points": LoopBudget(
         ("staged_gradients", "LevelAtRootILi1E", "Bf16"),
-        {
-            "what comes next, both": ({"LDGSTS.E.BYPASS.128": 4}, 256),
-            "from there, both": ({"LD.E.128": 4, "STS.128": 4}, 256),
+        ROWS_AND_GRADIENTS
+        | {
             "level, forward, both": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 0}, 256),
-            "nodes, both": ({"HMMA.16816.F32": 64, "LDSM.16.MT88.4": 4}, 256),
             "level, back, both": ({"HMMA.16816.F32": 16, "LDSM.16.MT88.4": 4}, 256),
-            "to memory, input": ({"STG.E.128": 2, "LDS.128": 2}, 256),
-            "to memory, gate": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
         121,
     ),
     "gradients of 2,048 points": LoopBudget(
         ("staged_gradients", "NodesBelowHead", "Bf16"),
-        {
-            "what comes next, both": ({"LDGSTS.E.BYPASS.128": 4}, 256),
-            "from there, both": ({"LD.E.128": 4, "STS.128": 4}, 256),
+        ROWS_AND_GRADIENTS
+        | {
             "head, both": ({"STS.64": 16, "LDS.64": 17}, 512),
-            "nodes, both": ({"HMMA.16816.F32": 64, "LDSM.16.MT88.4": 4}, 256),
             "head, back, both": ({"STS.64": 16, "LDS.64": 17}, 512),
-            "to memory, input": ({"STG.E.128": 2, "LDS.128": 2}, 256),
-            "to memory, gate": ({"STG.E.128": 2, "LDS.128": 4}, 512),
         },
         175,
     ),

@@ -23,12 +23,6 @@ MONARCH_HD unsigned narrow(int64_t n) { return static_cast<unsigned>(n); }
 // Whether position s is one of the row's.
 MONARCH_DEVICE bool within(int s, int64_t length) { return narrow(s) < narrow(length); }
 
-// Row i of batch row b of a tensor that is given: loops have no second version for null.
-template <class Io>
-MONARCH_DEVICE Io* given_row(const Rows& rows, int64_t b, int64_t i) {
-  return static_cast<Io*>(rows.data) + b * rows.batch_stride + i * rows.channel_stride;
-}
-
 // Elements that go by together.
 template <class Io, int N>
 struct alignas(N * sizeof(Io)) Neighbours {

@@ -69,10 +69,15 @@ MONARCH_DEVICE float quotient(float a, float b) { return a / b; }
 // How many pieces of `size` hold n things.
 MONARCH_HD constexpr int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-// Row (b, h) of rows, null of none.
+// Row i of batch row b of a tensor that is given: loops have no second version for null.
 template <class Io>
-MONARCH_DEVICE Io* row_of(const Rows& rows, int64_t b, int64_t h) {
-  return rows.data ? static_cast<Io*>(rows.data) + b * rows.batch_stride + h * rows.channel_stride : nullptr;
+MONARCH_DEVICE Io* given_row(const Rows& rows, int64_t b, int64_t i) {
+  return static_cast<Io*>(rows.data) + b * rows.batch_stride + i * rows.channel_stride;
+}
+// The same, null of none.
+template <class Io>
+MONARCH_DEVICE Io* row_of(const Rows& rows, int64_t b, int64_t i) {
+  return rows.data ? given_row<Io>(rows, b, i) : nullptr;
 }
 
 // The sum of one value per thread, the same on every thread, always added in the same order. `scratch` is shared

@@ -34,7 +34,7 @@ MONARCH_DEVICE Complex<float> rounded_root(int num, int den) {
 // a launch begins with and halves go with. num / den may be up to 2^20.
 MONARCH_DEVICE Complex<float> near_root(int num, int den) {
 #if defined(__CUDACC__)
-  const float inverse = __fdividef(1.f, static_cast<float>(den));
+  const float inverse = quotient(1.f, static_cast<float>(den));
   const int turns = __float2int_rn(static_cast<float>(num) * inverse);
   Complex<float> z;
   __sincosf(6.283185307f * (static_cast<float>(num - turns * den) * inverse), &z.im, &z.re);

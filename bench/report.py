@@ -26,8 +26,10 @@ def run_rows(
     """The benchmarks in one process, the number of which it is for the record; none starts after the deadline."""
     left = max(0.0, deadline - time.monotonic())
     minutes = None if left == float("inf") else left / 60
-    given = {"--record": path, "--processes": number, "-k": select, "--minutes": minutes}
-    named = [str(part) for name, value in given.items() if value is not None for part in (name, value)]
+    given = {"--record": path, "--processes": number, "--minutes": minutes}
+    # with "=", else pytest takes the file for tests of its own until it knows the option, and loads what lies above it
+    named = [f"{name}={value}" for name, value in given.items() if value is not None]
+    named += [] if select is None else ["-k", select]
     arguments = [str(BENCH), "-q", "--benchmark-disable-gc", "--continue-on-collection-errors", *options, *named]
     return watch.run(arguments, left + each if each else float("inf"), each)
 

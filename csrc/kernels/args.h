@@ -46,7 +46,8 @@ struct FftConvArgs {
 };
 
 // Gradients of sum(grad * fft_conv(u, ...)); a null output is not wanted. The filter gradient goes to
-// spectrum_grad, (H, batch_slices, spectrum scalars), or with one slice straight to the taps.
+// spectrum_grad, (H, batch_slices, spectrum scalars), or with one slice straight to the taps. CUDA: rows that do
+// not fit into a block have one slice.
 struct FftConvGradArgs {
   FftConvArgs forward;  // y unused
   Rows grad;

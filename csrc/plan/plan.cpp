@@ -84,6 +84,7 @@ FftConvPlan plan_fft_conv(const FftConvProblem& p, std::span<const VariantInfo> 
       if (plan_tiles(plan.tree, buffers, rows, device).whole) plan.whole_buffers = buffers;
     plan.whole_rows = plan.variant == plan.exact ? plan.whole_buffers > 0 : whole_on_tensor_cores;
     plan.whole_gradients = plan.gradients == plan.exact ? plan.whole_buffers > 1 : pairs_fit;
+    if (!plan.whole_gradients) plan.batch_slices = 1;  // the pieces of longer rows keep it busy
   }
   plan.cost = fft_conv_cost(p.batch, p.channels, p.seqlen, scalar_bytes(p.request.io), compute_bytes, p.gates,
                             plan.tree.points);

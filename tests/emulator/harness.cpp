@@ -244,11 +244,12 @@ py::dict plan(Call& c) {
   const VariantInfo rows[] = {on_tensor_cores.info, fft_conv.info};  // as in the table
   const Request request{.io = c.io(), .precise = c.flag("precise")};
   const FftConvPlan chosen =
-      plan_fft_conv({.batch = 1, .channels = 1, .seqlen = c.integer("seqlen"), .request = request}, rows, c.device());
+      plan_fft_conv({.batch = 64, .channels = 2, .seqlen = c.integer("seqlen"), .request = request}, rows, c.device());
   d["engine"] = isa_name(rows[chosen.variant].isa);
   d["gradients"] = isa_name(rows[chosen.gradients].isa);
   d["launches"] = chosen.launches();
   d["whole_gradients"] = chosen.whole_gradients;
+  d["batch_slices"] = chosen.batch_slices;
   const auto put = [&](const char* name, const auto& planned) {
     d[name] = planned ? py::object(describe(*planned)) : py::none();
   };

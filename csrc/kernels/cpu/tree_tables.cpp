@@ -56,7 +56,7 @@ class Builder {
       std::vector<Angle> children;
       children.reserve(nodes.size() * radix);
       for (const Angle& a : nodes) {
-        for (int q = 1; q < radix; ++q) *tw++ = rounded(a.root<double>(q, radix));
+        for (int q = 1; q < radix; ++q) *tw++ = rounded(a.root(q, radix));
         for (int p = 0; p < radix; ++p) children.push_back(a.child(p, radix));
       }
       nodes = std::move(children);
@@ -83,7 +83,7 @@ class Builder {
         // after the trade, lane l of every vector of the tile belongs to the node of vector t + (l/g) % radix
         const auto node = [&](int l) { return theta[t + l / g % radix][l]; };
         for (int q = 1; q < radix; ++q, out += 2 * lanes_)
-          for (int l = 0; l < lanes_; ++l) put(out, l, unit_root<double>(q * node(l), radix * one));
+          for (int l = 0; l < lanes_; ++l) put(out, l, unit_root(q * node(l), radix * one));
         for (int p = 0; p < radix; ++p)
           for (int l = 0; l < lanes_; ++l) next[t + p][l] = (node(l) + p * one) / radix;
       }
@@ -101,12 +101,12 @@ class Builder {
     tree.twist_lanes = out;
     for (const Angle& a : blocks)
       for (int v = 0; v < per_block; ++v, out += 2 * lanes_)
-        for (int l = 0; l < lanes_; ++l) put(out, l, a.root<double>(v * lanes_ + l, size));
+        for (int l = 0; l < lanes_; ++l) put(out, l, a.root(v * lanes_ + l, size));
     if (!shape_.split_twist) return;
     Complex<T>* step = complexes(int64_t(blocks.size()) * (vectors_ - 1));
     tree.twist_steps = step;
     for (const Angle& a : blocks)
-      for (int q = 1; q < vectors_; ++q) *step++ = rounded(a.root<double>(q, vectors_));
+      for (int q = 1; q < vectors_; ++q) *step++ = rounded(a.root(q, vectors_));
   }
 
   static Complex<T> rounded(Complex<double> z) { return {static_cast<T>(z.re), static_cast<T>(z.im)}; }

@@ -72,26 +72,7 @@ const char* for_chunks(int64_t batch, int64_t channels, int64_t most_rows, int64
   return nullptr;
 }
 
-// Batch rows [begin, begin + count) of a call, as a call.
-inline FftConvGradArgs batch_part(FftConvGradArgs a, int64_t begin, int64_t count) {
-  const Chunk part{0, begin, {}};
-  for (Rows* r : {&a.forward.u, &a.forward.pre_gate, &a.forward.post_gate, &a.grad, &a.grad_u, &a.grad_pre_gate,
-                  &a.grad_post_gate})
-    *r = part.of(*r, a.forward.io);
-  a.forward.lengths = part.of(a.forward.lengths);
-  a.forward.batch = count;
-  return a;
-}
-
-// Calls f(slice of a call's batch, as a call; its number) until it returns an error.
-template <class F>
-const char* for_slices(const FftConvGradArgs& a, F f) {
-  for (int64_t s = 0; s < a.batch_slices; ++s) {
-    const Share slice(a.forward.batch, s, a.batch_slices);
-    if (const char* error = f(batch_part(a, slice.begin, slice.end - slice.begin), s)) return error;
-  }
-  return nullptr;
-}
+inline constexpr const char* kOneSlice = "batch_slices must be 1 for rows that do not fit into a block";
 
 // The mixer as two convolutions of t, the first one's results in the workspace. `rows`: what else of it a
 // convolution needs, or null.

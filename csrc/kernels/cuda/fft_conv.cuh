@@ -103,14 +103,13 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxTileThreads)
 // output gradient and of the input.
 struct SpectrumGrad {
   Bin* filter;
-  Bin* total;     // null: not wanted
-  int64_t pitch;  // of `total`, from one row to the next
+  Bin* total;  // null: not wanted
   bool filtered_input_wanted;
 
   // grad *= conj(filter), total (+)= grad conj(bins), bins *= filter
   MONARCH_DEVICE void operator()(Bin (&grad)[kNodePoints], Bin* bins, int64_t channel, int64_t row, int64_t node,
                                  bool add, const Transform& t) const {
-    const NodeBins k = node_bins(filter, channel, node, t), sum(total + row * pitch, k.nodes, node);
+    const NodeBins k = node_bins(filter, channel, node, t), sum = node_bins(total, row, node, t);
 #pragma unroll
     for (int q = 0; q < kNodePoints / 2; ++q) {
       const int first = NodeBins::first(q), second = NodeBins::second(q);

@@ -151,14 +151,13 @@ inline const char* run_conv(const FftConvArgs& a, const Exec& e) {
   return with_io(a.io, [&](auto io) { return conv_chunks<typename decltype(io)::type>(a, e); });
 }
 
-// Slices [slice, slice + slices) of the batch that a holds: all of them when rows fit into a block, otherwise one,
-// whose rows of spectrum_grad are batch_slices apart.
 template <class Io>
-const char* backward_chunks(const FftConvGradArgs& a, const Exec& e, int64_t slice, int slices) {
+const char* backward_chunks(const FftConvGradArgs& a, const Exec& e) {
   const FftConvArgs& f = a.forward;
   Transforms t(f.tree, f.workspace, e);
   const bool to_taps = a.grad_taps.k || a.grad_taps.k_rev || a.grad_taps.skip;
   Bin* const inputs = t.take_rows_unless_whole(2);
+  if (inputs && a.batch_slices > 1) return kOneSlice;
   Bin* const grads = inputs || to_taps ? t.take_rows() : nullptr;  // and what the adjoint of the filter needs
   Bin* const made = f.spectrum ? nullptr : t.take_channels();
   Bin* const total = to_taps ? t.take_channels() : static_cast<Bin*>(a.spectrum_grad);
@@ -169,29 +168,21 @@ const char* backward_chunks(const FftConvGradArgs& a, const Exec& e, int64_t sli
     const auto of = [&](const Rows& r) { return c.of(r, f.io); };
     const int64_t* const lengths = c.of(f.lengths);
     const Rows u = of(f.u), pre = of(f.pre_gate), post = of(f.post_gate), grad = of(a.grad);
-    const int64_t pitch = (inputs ? a.batch_slices : 1) * f.tree.points;
-    SpectrumGrad spectrum{nullptr, total, pitch, a.grad_post_gate.data != nullptr};
-    if (total && !to_taps) spectrum.total += (c.h * a.batch_slices + slice) * f.tree.points;
+    SpectrumGrad spectrum{nullptr, total, a.grad_post_gate.data != nullptr};
+    if (total && !to_taps) spectrum.total += c.h * a.batch_slices * f.tree.points;
     const char* error = spectra_of(f, c, t, made, grads, spectrum.filter);
     if (!error)
       error = t.backward<Io>({u, pre, lengths, f.seqlen}, {grad, post, lengths, f.seqlen},
                              {{of(a.grad_u), pre, lengths, f.seqlen}, {of(a.grad_pre_gate), u, lengths, f.seqlen}},
-                             {of(a.grad_post_gate), grad, lengths, f.seqlen}, spectrum, c.b > 0, c.grid, slices, inputs,
-                             grads);
+                             {of(a.grad_post_gate), grad, lengths, f.seqlen}, spectrum, c.b > 0, c.grid,
+                             static_cast<int>(a.batch_slices), inputs, grads);
     if (error || !to_taps || c.b + c.grid.batch < f.batch) return error;
     return t.filter_adjoint(total, c.of(a.grad_taps), f.seqlen, c.grid.channels, grads);
   });
 }
 
 inline const char* run_backward(const FftConvGradArgs& a, const Exec& e) {
-  const FftConvArgs& f = a.forward;
-  return with_io(f.io, [&](auto io) -> const char* {
-    using Io = typename decltype(io)::type;
-    const int slices = static_cast<int>(a.batch_slices);
-    if (plan_tiles(f.tree, 2, 1, *e.device).whole) return backward_chunks<Io>(a, e, 0, slices);
-    return for_slices(
-        a, [&](const FftConvGradArgs& part, int64_t slice) { return backward_chunks<Io>(part, e, slice, 1); });
-  });
+  return with_io(a.forward.io, [&](auto io) { return backward_chunks<typename decltype(io)::type>(a, e); });
 }
 
 inline const char* run_mixer(const MixerArgs& a, const Exec& e) {

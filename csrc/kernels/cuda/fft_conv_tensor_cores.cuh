@@ -164,20 +164,20 @@ GradientRows<Io> gradient_rows(const FftConvGradArgs& a, const Chunk& c) {
           a.grad_post_gate.data != nullptr};
 }
 
-// Slice `slice` of the batch, all of which a holds. A channel's filter and its sum take 24 bytes per point of traffic
-// for each chunk, a row and its gradient 8: a chunk has no more channels than keep the machine busy, and as many batch
-// rows as fit.
+// A channel's filter and its sum take 24 bytes per point of traffic for each chunk, a row and its gradient 8:
+// a chunk has no more channels than keep the machine busy,
+// and as many batch rows as fit.
 template <class Io>
-const char* staged_gradient_chunks(const FftConvGradArgs& a, const Exec& e, int64_t slice) {
+const char* staged_gradient_chunks(const FftConvGradArgs& a, const Exec& e) {
   const FftConvArgs& f = a.forward;
   const auto cut = plan_gradient_cut(f.tree, 1, *e.device);
   if (!cut) return "rows of this length do not fit into blocks with their gradients";
+  if (a.batch_slices > 1) return kOneSlice;
   StagedTransforms t(f.tree, f.workspace, e);
   const int64_t most_channels = fewest_busy_channels(cut->outer.nodes, e.device->multiprocessors);
-  const int64_t pitch = a.batch_slices * f.tree.points;
   return for_chunks(f.batch, f.channels, t.most_pairs(cut->outer), most_channels, [&](const Chunk& c) {
     Bin* const all = static_cast<Bin*>(a.spectrum_grad);
-    const SpectrumSums sums{all ? all + c.h * pitch + slice * f.tree.points : nullptr, pitch, c.b > 0};
+    const SpectrumSums sums{all ? all + c.h * f.tree.points : nullptr, c.b > 0};
     return t.gradients_in_three(gradient_rows<Io>(a, c), c.grid, c.of(f.spectrum, f.tree.points), sums, e.workspace);
   });
 }
@@ -187,9 +187,7 @@ inline const char* run_staged_backward(const FftConvGradArgs& a, const Exec& e) 
   const FftConvArgs& f = a.forward;
   return with_short_io(f.io, [&](auto io) -> const char* {
     using Io = typename decltype(io)::type;
-    if (!plan_gradient_tile(f.tree, 1, *e.device))
-      return for_slices(
-          a, [&](const FftConvGradArgs& part, int64_t slice) { return staged_gradient_chunks<Io>(part, e, slice); });
+    if (!plan_gradient_tile(f.tree, 1, *e.device)) return staged_gradient_chunks<Io>(a, e);
     const Chunk all{0, 0, {static_cast<int>(f.batch), static_cast<int>(f.channels)}};
     return StagedTransforms(f.tree, f.workspace, e)
         .gradients(gradient_rows<Io>(a, all), all.grid, static_cast<int>(a.batch_slices),

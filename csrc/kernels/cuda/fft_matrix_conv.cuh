@@ -278,14 +278,11 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
   }
 }
 
-// Sums of gradients of spectra, of `data` if that is not null: rows of bins, `pitch` apart, which start as they are
-// where `add`, else from zero.
+// Sums of gradients of spectra, of `data` if that is not null: rows of bins, which start as they are where `add`, else
+// from zero.
 struct SpectrumSums {
   Bin* data;
-  int64_t pitch;
   bool add;
-
-  MONARCH_DEVICE Bin* of(int channel) const { return data ? data + channel * pitch : nullptr; }
 };
 
 // A task is an inner node of a channel, whose batch rows are summed in order; node after node, as above. The workspace
@@ -314,6 +311,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
     const int node = task / grid.channels, channel = task % grid.channels;
     if (task == block.share.begin || channel == 0) transform.at_nodes(node * block.tile.nodes);
     find_filters<true>({block.tile.rows}, spectra, [channel](int) { return channel; });
+    Bin* const sum = sums.data ? sums.data + int64_t{channel} * halves.points : nullptr;
     int b = 0;
     do {  // for an empty batch too, whose sum is zero
       const int n = grid.batch - b < most ? grid.batch - b : most;
@@ -323,7 +321,7 @@ MONARCH_KERNEL void MONARCH_MOST_THREADS(kMaxGradientThreads)
       wait_for_halves(use, rows);
       Passes::forward(use);
       if (ahead) fetch_from(task, b + n);
-      Passes::gradients(use, spectra, sums.of(channel), sums.add || b > 0, back == 2);
+      Passes::gradients(use, spectra, sum, sums.add || b > 0, back == 2);
       Passes::inverse(wanted, rows);
       b += n;
     } while (b < grid.batch);

@@ -24,29 +24,12 @@
 
 namespace monarch {
 
-// cos and sin of x turns, |x| <= 1/16.
-MONARCH_HD void small_angle(double x, double* c, double* s) {
-  *c = std::cos(6.283185307179586476925 * x);
-  *s = std::sin(6.283185307179586476925 * x);
-}
-MONARCH_HD void small_angle(float x, float* c, float* s) {
-#if defined(__CUDA_ARCH__)
-  sincospif(2.f * x, s, c);  // no slow path for large arguments, unlike sinf
-#else
-  *c = std::cos(6.283185307f * x);
-  *s = std::sin(6.283185307f * x);
-#endif
-}
-
-// exp(2 pi i num / den), 0 <= num <= den: the one place where the library computes a sine, but for what blocks on a GPU
-// compute for themselves (kernels/cuda/roots.cuh). The angle is reduced to an eighth of a turn in integers, so the
-// error is the rounding of R alone. Int holds 9 * den; 32 bits are faster on a GPU.
-template <class R, class Int = int64_t>
-MONARCH_HD Complex<R> unit_root(Int num, Int den) {
-  const Int eighth = (8 * num + den / 2) / den;
-  R c, s;
-  small_angle(R(8 * num - eighth * den) / R(8 * den), &c, &s);
-  const R h = R(0.70710678118654752440);
+// exp(2 pi i num / den), 0 <= num <= den: the one place where the host computes a sine; blocks on a GPU have
+// kernels/cuda/roots.cuh. The angle is reduced to an eighth of a turn in integers, so the error is a rounding alone.
+inline Complex<double> unit_root(int64_t num, int64_t den) {
+  const int64_t eighth = (8 * num + den / 2) / den;
+  const double angle = 6.283185307179586476925 * (double(8 * num - eighth * den) / double(8 * den));
+  const double c = std::cos(angle), s = std::sin(angle), h = 0.70710678118654752440;
   switch (eighth & 7) {
     case 0: return {c, s};
     case 1: return {h * (c - s), h * (c + s)};
@@ -67,10 +50,7 @@ struct Angle {
   MONARCH_HD Angle child(int p, int radix) const { return {m + n * p, n * radix}; }
 
   // exp(2 pi i theta j / size): the twiddle of coefficient j when the node t^size - c is split or twisted.
-  template <class R>
-  MONARCH_HD Complex<R> root(int64_t j, int64_t size) const {
-    return unit_root<R>(j * (1 + 4 * m), 4 * n * size);
-  }
+  Complex<double> root(int64_t j, int64_t size) const { return unit_root(j * (1 + 4 * m), 4 * n * size); }
 };
 
 }  // namespace monarch

@@ -110,9 +110,9 @@ inline HeadRoots head_roots(int head) {
   const int odd = odd_part(head);
   const auto single = [](Complex<double> z) { return Complex<float>{float(z.re), float(z.im)}; };
   for (int p = 0; p < odd; ++p) {
-    h.odd[p] = single(Angle{}.root<double>(p, odd));
+    h.odd[p] = single(Angle{}.root(p, odd));
     for (int level = 0; level < 4; ++level)
-      h.node[p][level] = single(Angle{}.child(p, odd).template root<double>(1, int64_t{2} << level));
+      h.node[p][level] = single(Angle{}.child(p, odd).root(1, int64_t{2} << level));
   }
   return h;
 }

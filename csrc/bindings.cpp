@@ -24,14 +24,15 @@ const DeviceInfo& device_from(const std::string& kind, int index) {
 }
 
 void check_there(const DeviceInfo& device, int index) {
+  if (device.kind != DeviceKind::cuda) return;  // nor is CUDA begun to be used, after which no child process can
   const int count = cuda_device_count();
-  if (device.kind == DeviceKind::cuda && (index < 0 || index >= count))
+  if (index < 0 || index >= count)
     throw py::value_error("device cuda:" + std::to_string(index) + " is not there: the kernels see " +
                           std::to_string(count) + " CUDA devices");
 }
 
 template <class Family>
-void list_rows(py::list& out) {
+void list_rows(py::list& out, int cuda_devices) {
   int index = 0;
   for (const VariantInfo& row : variant_infos<Family>()) {
     py::dict d;
@@ -41,16 +42,17 @@ void list_rows(py::list& out) {
     d["device"] = row.device == DeviceKind::cuda ? "cuda" : "cpu";
     d["compute"] = scalar_name(row.compute);
     d["precise"] = row.precise;
-    d["available"] = row.device == DeviceKind::cuda ? cuda_device_count() > 0 : row.isa <= host_device().isa;
+    d["available"] = row.device == DeviceKind::cuda ? cuda_devices > 0 : row.isa <= host_device().isa;
     out.append(d);
   }
 }
 
-py::list variants() {
+py::list variants(bool ask_cuda) {
   py::list out;
-  list_rows<FftConvKernels>(out);
-  list_rows<DepthwiseKernels>(out);
-  list_rows<MlpKernels>(out);
+  const int devices = ask_cuda ? cuda_device_count() : 0;
+  list_rows<FftConvKernels>(out, devices);
+  list_rows<DepthwiseKernels>(out, devices);
+  list_rows<MlpKernels>(out, devices);
   return out;
 }
 
@@ -108,7 +110,8 @@ py::list cuda_devices() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Build information, kernel table and plans of monarch_ops.";
-  m.def("variants", &variants, "Every compiled kernel: a list of dicts, in the order of csrc/kernels/variants.def.");
+  m.def("variants", &variants, py::arg("ask_cuda") = true,
+        "Every compiled kernel: a list of dicts, in the order of csrc/kernels/variants.def.");
   m.def("explain_fft_conv", &explain_fft_conv, py::arg("batch"), py::arg("channels"), py::arg("seqlen"),
         py::arg("gates") = 0, py::arg("dtype") = "float32", py::arg("device") = "cpu", py::arg("device_index") = 0,
         py::arg("precise") = false, py::arg("variant") = -1, "The plan of one long convolution, as a dict.");

@@ -38,19 +38,20 @@ except ImportError as error:
 OPS = torch.ops.monarch_ops
 
 
-def variants() -> list[dict]:
+def variants(*, ask_cuda: bool = True) -> list[dict]:
     """Every compiled kernel, in the order in which the planner prefers them.
 
     Each entry holds ``family`` (``fft_conv``, ``depthwise_conv1d``, ``mlp``), ``index`` within the family, ``name``
     (the instruction set, or ``cuda``), ``device``, ``compute`` (dtype of the arithmetic), ``precise`` and
-    ``available`` (whether this machine can run it).
+    ``available`` (whether this machine can run it). To ask for CUDA devices is to begin to use CUDA, after which no
+    child process can; where `ask_cuda` is false, no kernel for CUDA counts as available.
     """
-    return list(_C.variants())
+    return list(_C.variants(ask_cuda))
 
 
-@functools.cache  # not at import: asking for devices begins to use CUDA, after which no child process can
+@functools.cache
 def _variant_index() -> dict[tuple[str, str, str], int]:
-    return {(v["family"], v["name"], v["compute"]): v["index"] for v in variants()}
+    return {(v["family"], v["name"], v["compute"]): v["index"] for v in variants(ask_cuda=False)}
 
 
 Function = TypeVar("Function", bound=Callable)

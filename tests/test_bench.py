@@ -67,7 +67,8 @@ def test_ceilings_of_a_cpu(bench: dict[str, ModuleType], monkeypatch: pytest.Mon
     found = ceilings.ceilings(torch.device("cpu"))
     assert set(found) == {"copy", "triad", "float32", "fma"}
     assert min(found.values()) > 1e8
-    assert found["float32"] < 1.1 * found["fma"]
+    # other work beside one of the two only makes it slower
+    assert found["float32"] < 1.1 * max(found["fma"], *(ceilings._fma() for _ in range(3)))
     monkeypatch.setattr(ceilings.shutil, "which", lambda _: None)
     assert ceilings._fma() is None
     monkeypatch.setattr(ceilings.shutil, "which", lambda _: "/bin/false")

@@ -121,6 +121,14 @@ def test_the_kernel_table_is_complete() -> None:
     assert any(row["device"] == "cuda" for row in rows) == bool(_C.build_info()["cuda"])
 
 
+def test_the_table_is_the_same_without_asking_for_devices() -> None:
+    asked, not_asked = monarch_ops.variants(), monarch_ops.variants(ask_cuda=False)
+    assert not any(row["available"] for row in not_asked if row["device"] == "cuda")
+    for row, other in zip(asked, not_asked, strict=True):
+        assert row | {"available": other["available"]} == other
+        assert row["device"] == "cuda" or row == other
+
+
 def test_an_import_asks_for_no_devices() -> None:
     """... after which CUDA would not work in child processes, nor CUDA_VISIBLE_DEVICES in this one."""
     program = (

@@ -296,3 +296,32 @@ def test_a_bad_length_stops_the_kernel(bad: int) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode != 0
     assert "CUDA error" in done.stderr
+
+
+@needs_a_gpu
+def test_out_of_memory() -> None:
+    """What callers that then try smaller batches look for is in the message; PyTorch's type does not get here."""
+    u = torch.zeros(1, 1, 1 << 20, device="cuda").expand(1 << 20, 1, -1)
+    with pytest.raises(RuntimeError, match=r"could not allocate 4.1e\+03 GiB: .*CUDA out of memory"):
+        mo.fft_conv(u, torch.zeros(1, 1, device="cuda"))
+
+
+@needs_a_gpu
+def test_a_child_process_can_use_cuda_after_work_on_the_cpu() -> None:
+    program = (
+        "import copy, os, torch, monarch_ops as mo\n"
+        "prepared = mo.fft_filter(torch.ones(1, 100), mo.fft_length(100), variant='generic')\n"
+        "mo.fft_conv(torch.ones(1, 1, 100), copy.deepcopy(prepared))\n"
+        "if child := os.fork():\n"
+        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "mo.fft_conv(torch.ones(1, 1, 100, device='cuda'), torch.ones(1, 100, device='cuda')).sum().item()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_a_gpu
+def test_too_many_rows() -> None:
+    u = torch.zeros(1, 1, 1, device="cuda").expand(1 << 16, 1 << 15, 1)
+    with pytest.raises(ValueError, match=r"at most 2\^30 rows, B\*H, got 2147483648"):
+        mo.fft_conv(u, torch.zeros(1 << 15, 1, device="cuda"))

@@ -62,7 +62,7 @@ REFUSED = [
     (lambda: mo.fft_filter(K, 8.0), TypeError, r"fft_filter: argument 'seqlen' must be an int, got 8.0"),
     (lambda: mo.fft_filter(K, "8"), TypeError, r"fft_filter: argument 'seqlen' must be an int, got '8'"),
     (lambda: mo.fft_length(0), ValueError, r"fft_length: argument 'seqlen' must be at least 1, got 0"),
-    (lambda: mo.fft_conv(U[:, :2], SPECTRUM), ValueError, r"'spectrum' must have shape \(H=2, spectrum=\d+\), got \(3, \d+\)"),
+    (lambda: mo.fft_conv(U[:, :2], SPECTRUM), ValueError, r"'k' must be prepared for the channels of 'u', H=2, got a spectrum of H=3"),
     *((lambda n=n: mo.fft_conv(torch.randn(1, 3, n).double(), mo.fft_filter(K, n)), ValueError, r"'k' must be prepared for the dtype of 'u', torch.float64, got a spectrum prepared for torch.float32") for n in (8, 1000)),
     *((lambda n=n: mo.fft_conv(torch.randn(1, 3, n), mo.fft_filter(K.double(), n)), ValueError, r"'k' must be prepared for the dtype of 'u', torch.float32, got a spectrum prepared for torch.float64") for n in (8, 1000)),
     (lambda: mo.fft_conv(U.int(), SPECTRUM), ValueError, r"'u' must be float32, float64, bfloat16 or float16, got Int"),
@@ -186,6 +186,11 @@ def test_a_backward_call_refuses_too() -> None:
         torch.ops.monarch_ops.fft_conv_backward(U[..., 1:], U, K, None, None, None, None, None, False, False, -1, 1)
 
 
+def test_a_gradient_of_no_taps_is_refused() -> None:
+    with pytest.raises(ValueError, match="'taps' must be at least 1, got 0"):
+        torch.ops.monarch_ops.depthwise_conv1d_weight_grad(U, U, 0, 0)
+
+
 def test_meta_tensors_are_served_by_the_fake_kernels() -> None:
     u, k = U.to("meta"), K.to("meta")
     assert mo.fft_conv(u, k).shape == U.shape
@@ -198,6 +203,18 @@ def test_meta_tensors_are_served_by_the_fake_kernels() -> None:
         assert mo.fft_conv(u, spectrum).shape == U.shape
         assert mo.m2_mixer(A.to("meta"), u, SHORT.to("meta"), None, spectrum, spectrum).shape == U.shape
     assert mo.fft_length(20, device="meta") == mo.fft_length(20)
+    for beside in (lambda: mo.fft_conv(U, k), lambda: mo.fft_conv(U, prepared)):
+        with pytest.raises(ValueError, match=r"argument '(k|spectrum)' must be on the device of 'u', cpu, got meta"):
+            beside()
+
+
+def test_out_of_memory() -> None:
+    """PyTorch's error does not reach Python as such, from a compiled library; what it says does."""
+    said = "you tried to allocate 4503599627370496 bytes" if torch.__version__ >= "2.13" else "probably out of memory"
+    with pytest.raises(RuntimeError, match=rf"monarch_ops: could not allocate 4.19e\+06 GiB: .*{said}"):
+        mo.fft_conv(torch.zeros(1, 1, 32).expand(1 << 45, 1, 32), torch.zeros(1, 1))
+    with pytest.raises(RuntimeError, match=rf"monarch_ops: could not allocate 4.19e\+06 GiB: .*{said}"):  # for a copy
+        mo.fft_conv(torch.zeros(1, 1, 1).expand(1 << 45, 1, 32), torch.zeros(1, 1))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the message for a machine without CUDA")

@@ -84,7 +84,7 @@ def test_a_pickle_names_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ValueError, match=rf"'variant' must be one of .*data on cpu, got .* for {there!r}"):
             loaded.__setstate__(state | {"variant": there})
     rows = [v | {"available": v["available"] and v["name"] != CPU_KERNELS[0]} for v in mo.variants()]
-    monkeypatch.setattr(importlib.import_module("monarch_ops.ops.fft_filter"), "variants", lambda: rows)
+    monkeypatch.setattr(importlib.import_module("monarch_ops.ops.fft_filter"), "variants", lambda **_: rows)
     with pytest.raises(ValueError, match=f"got a spectrum prepared for '{CPU_KERNELS[0]}'"):
         pickle.loads(pickle.dumps(mo.fft_filter(k, 100)))
 

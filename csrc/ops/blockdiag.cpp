@@ -96,8 +96,8 @@ Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant
   const auto& kernel = kernel_for<MlpKernels>(x, io, variant);
   if (p > 0 && use_own_products(kernel, io, M, variant >= 0)) {
     const Matrices in = matrices_of(x, by_channel), out = matrices_of(y, by_channel);
-    const Tensor w = torch::stable::contiguous(weight);
-    const OptTensor b = bias ? OptTensor(torch::stable::contiguous(*bias)) : bias;
+    const Tensor w = packed(weight);
+    const OptTensor b = bias ? OptTensor(packed(*bias)) : bias;
     const BlockMatmulArgs args{in.positions, in.view, out.view, {G, q, p, w.data_ptr()}, data_of(b)};
     run(kernel.block_matmul, args, M, kernel.together, x);
   } else if (by_channel) {
@@ -115,7 +115,7 @@ void monarch_products(const Tensor& x, const Tensor& w1, const Tensor& w2, const
   const int64_t k = w1.size(0), q = w1.size(1), l = w2.size(0), s = w2.size(1), r = w2.size(2), M = x.size(0);
   const Tensor middle = empty(x, {M, k * q});
   block_products(x, w1, std::nullopt, view(middle, Shape{M, k, q}));
-  const Tensor permuted = torch::stable::contiguous(transpose(view(middle, Shape{M, r, l}), 1, 2));
+  const Tensor permuted = packed(transpose(view(middle, Shape{M, r, l}), 1, 2));
   OptTensor bias_by_block;
   if (bias) bias_by_block = reshape(transpose(reshape(*bias, Shape{s, l}), 0, 1), Shape{l * s});
   const Tensor blocks = empty(x, {M, l, s});
@@ -148,8 +148,8 @@ Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias, int64_t va
   const int64_t M = y.numel() / (l * s);
   if (k * p > 0 && use_own_products(kernel, io, M, variant >= 0)) {
     const Matrices in = matrices_of(x, false), out = matrices_of(y, false);
-    const Tensor first = torch::stable::contiguous(w1), second = torch::stable::contiguous(w2);
-    const OptTensor b = bias ? OptTensor(torch::stable::contiguous(*bias)) : bias;
+    const Tensor first = packed(w1), second = packed(w2);
+    const OptTensor b = bias ? OptTensor(packed(*bias)) : bias;
     const MonarchArgs args{in.positions, in.view, out.view, {k, q, p, first.data_ptr()}, {l, s, r, second.data_ptr()},
                            data_of(b)};
     run(kernel.monarch, args, M, kernel.together, x);

@@ -73,6 +73,7 @@ Tensor depthwise_conv1d_weight_grad(Tensor grad, Tensor x, int64_t taps, int64_t
   const Scalar io = check_floating(op, "x", x);
   check_same_dtype(op, "grad", grad, "x", x);
   check_same_device(op, "grad", grad, "x", x);
+  if (taps < 1) refuse(op, "taps", "be at least 1", std::to_string(taps));
   if (out.batch != in.batch || out.channels != in.channels)
     refuse(op, "grad", "have the batch and channels of 'x', " + shape_text(x), shape_text(grad));
   const Tensor input = innermost_contiguous(x), output = innermost_contiguous(grad);

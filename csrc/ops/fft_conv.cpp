@@ -10,6 +10,10 @@ const FftConvKernels& exact_of(const FftConvPlan& plan) { return *kernels<FftCon
 const FftConvKernels& gradients_of(const FftConvPlan& plan) { return *kernels<FftConvKernels>()[plan.gradients]; }
 
 FftConvPlan plan_for(const Tensor& u, int64_t batch, int64_t channels, int64_t seqlen, int gates, Request request) {
+  constexpr int64_t kMostRows = int64_t{1} << 30;  // CUDA kernels count rows in 32 bits, gates and thirds included
+  if (!u.is_cpu() && batch * channels > kMostRows)
+    throw std::invalid_argument("CUDA tensors must have at most 2^30 rows, B*H, got " +
+                                std::to_string(batch * channels));
   return plan_fft_conv({batch, channels, seqlen, gates, request}, variant_infos<FftConvKernels>(), device_of(u));
 }
 
@@ -91,7 +95,7 @@ Tensor check_spectrum(const char* op, const char* name, const Tensor& spectrum, 
   if (spectrum.scalar_type() != wanted)
     refuse(op, name, std::string("be prepared for the dtype of 'u', ") + scalar_name(io),
            torch::headeronly::toString(spectrum.scalar_type()));
-  const Tensor rows = torch::stable::contiguous(spectrum);
+  const Tensor rows = packed(spectrum);
   constexpr uintptr_t kVectorBytes = 16;  // what CUDA kernels read at once
   return reinterpret_cast<uintptr_t>(rows.data_ptr()) % kVectorBytes ? torch::stable::clone(rows) : rows;
 }

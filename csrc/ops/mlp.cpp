@@ -85,9 +85,9 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
   if (residual) added = matrices_of(*residual, as_channel_major);
   const Matrix rest = added ? added->view : Matrix{};
   OptTensor b;
-  if (b_out) b = torch::stable::contiguous(*b_out);
+  if (b_out) b = packed(*b_out);
   if (own) {
-    const Tensor w1 = torch::stable::contiguous(w_in), w2 = torch::stable::contiguous(w_out);
+    const Tensor w1 = packed(w_in), w2 = packed(w_out);
     const GluMlpArgs args{.positions = in.positions,
                           .x = in.view,
                           .residual = rest,

@@ -2,20 +2,21 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include <map>
-#include <mutex>
+#include <cstdio>
 #include <stdexcept>
 
 #include "../kernels/cpu/host.h"
 #include "../kernels/cpu/scratch.h"
 #include "../kernels/cuda/device.h"
 
-// These live in libtorch_cuda, which a CPU-only torch lacks. Weak references let one library load on both.
+// The first two live in libtorch_cuda, which a CPU-only torch lacks, the third in torch 2.13 and newer. Weak references
+// let one library load on all.
 extern "C" {
 __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 __attribute__((weak)) AOTITorchError aoti_torch_cuda_baddbmm_out(AtenTensorHandle out, AtenTensorHandle self,
                                                                  AtenTensorHandle batch1, AtenTensorHandle batch2,
                                                                  double beta, double alpha);
+__attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 }
 
 namespace monarch {
@@ -39,18 +40,48 @@ ScalarType dtype_of(Scalar s) {
   }
 }
 
+namespace {
+
+int64_t bytes_of(ScalarType dtype) {
+  const auto scalar = scalar_of(dtype);
+  return scalar ? scalar_bytes(*scalar) : dtype == ScalarType::Byte ? 1 : 8;
+}
+
+// make(), which allocates so many bytes, or a message with PyTorch's own, which on its way through a C interface loses
+// its type, and before 2.13 its text; then `otherwise`.
+template <class F>
+Tensor allocate(double bytes, const char* otherwise, F make) {
+  try {
+    return make();
+  } catch (const std::exception&) {
+    char size[32];
+    std::snprintf(size, sizeof size, "%.3g GiB", bytes / (1 << 30));
+    const auto said = &torch_exception_get_what_without_backtrace;
+    throw std::runtime_error("monarch_ops: could not allocate " + std::string(size) + ": " +
+                             (said ? said() : otherwise));
+  }
+}
+
+}  // namespace
+
 Tensor empty(const Tensor& like, const Shape& shape, ScalarType dtype) {
-  const Tensor t = torch::stable::new_empty(like, shape, dtype);
+  double bytes = double(bytes_of(dtype));
+  for (const int64_t size : shape) bytes *= double(size);
+  const Tensor t = allocate(bytes, like.is_cpu() ? "probably out of memory." : "probably CUDA out of memory.",
+                            [&] { return torch::stable::new_empty(like, shape, dtype); });
   if (t.is_cpu()) prefer_huge_pages(t.data_ptr(), t.numel() * int64_t(t.element_size()));
   return t;
 }
 
-Tensor innermost_contiguous(const Tensor& t) {
-  return t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1 ? t : torch::stable::contiguous(t);
+Tensor contiguous_as(const Tensor& t, ScalarType dtype) {
+  const double bytes = double(bytes_of(dtype)) * double(t.numel());
+  return allocate(bytes, "out of memory, or an error of what ran before", [&] {
+    return torch::stable::contiguous(t.scalar_type() == dtype ? t : torch::stable::to(t, dtype));
+  });
 }
 
-Tensor contiguous_as(const Tensor& t, ScalarType dtype) {
-  return torch::stable::contiguous(t.scalar_type() == dtype ? t : torch::stable::to(t, dtype));
+Tensor innermost_contiguous(const Tensor& t) {
+  return t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1 ? t : packed(t);
 }
 
 void baddbmm_out(const Tensor& bias, const Tensor& a, const Tensor& b, const Tensor& out) {

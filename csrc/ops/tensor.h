@@ -41,10 +41,11 @@ void baddbmm_out(const Tensor& bias, const Tensor& a, const Tensor& b, const Ten
 Tensor empty(const Tensor& like, const Shape& shape, ScalarType dtype);
 inline Tensor empty(const Tensor& like, const Shape& shape) { return empty(like, shape, like.scalar_type()); }
 
-// The tensor itself where its innermost stride is 1, else a contiguous copy.
-Tensor innermost_contiguous(const Tensor& t);
 // Contiguous, in the given dtype: the tensor itself where it is so already.
 Tensor contiguous_as(const Tensor& t, ScalarType dtype);
+inline Tensor packed(const Tensor& t) { return contiguous_as(t, t.scalar_type()); }
+// The tensor itself where its innermost stride is 1, else a contiguous copy.
+Tensor innermost_contiguous(const Tensor& t);
 
 // A (B, H, L) view for kernels; of nothing when the tensor is not given.
 Rows rows_of(const Tensor& t);

@@ -44,6 +44,26 @@ def _refuse_lost_derivatives(op: str, arguments: dict[str, Tensor | None]) -> No
             )
 
 
+def register_fake(name: str) -> Callable[[Callable[..., Any]], None]:
+    """Register what an op returns, of shapes alone, for compilers and for tensors on the meta device."""
+    op = getattr(OPS, name).default
+
+    def register(shapes: Callable[..., Any]) -> None:
+        def call(*args: Any, **options: Any) -> Any:
+            given = [(a.name, t) for a, t in zip(op._schema.arguments, args, strict=False) if isinstance(t, Tensor)]
+            (first, like), *others = given
+            for other, t in others:  # a CPU tensor beside one on the meta device comes here, too
+                if t.device != like.device:
+                    raise ValueError(
+                        f"{name}: argument {other!r} must be on the device of {first!r}, {like.device}, got {t.device}"
+                    )
+            return shapes(*args, **options)
+
+        torch.library.register_fake(op.name(), call)
+
+    return register
+
+
 def register_autocast(name: str, lowered: tuple[int, ...]) -> None:
     """Under autocast, cast the tensors at the positions `lowered` to the autocast dtype.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import Tensors, register_autocast, require_tensors
+from ._registration import Tensors, register_autocast, register_fake, require_tensors
 
 
 def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, variant: str | None = None) -> Tensor:
@@ -68,12 +68,12 @@ def empty_result(x: Tensor, features: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], features))
 
 
-@torch.library.register_fake("monarch_ops::blockdiag_matmul")
+@register_fake("blockdiag_matmul")
 def _(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return empty_result(x, weight.shape[0] * weight.shape[1])
 
 
-@torch.library.register_fake("monarch_ops::monarch_matmul")
+@register_fake("monarch_matmul")
 def _(x: Tensor, w1: Tensor, w2: Tensor, *_: Any) -> Tensor:
     return x.new_empty((*x.shape[:-1], w2.shape[0] * w2.shape[1]))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import Tensors, compute_dtype, register_autocast, require_tensors
+from ._registration import Tensors, compute_dtype, register_autocast, register_fake, require_tensors
 
 
 def depthwise_conv1d(
@@ -68,7 +68,7 @@ def _pads(op: str, padding: str | int, taps: int) -> tuple[int, int]:
     raise ValueError(f"{op}: argument 'padding' must be 'causal', 'same' or a number >= 0, got {padding!r}")
 
 
-@torch.library.register_fake("monarch_ops::depthwise_conv1d")
+@register_fake("depthwise_conv1d")
 def _(
     x: Tensor, weight: Tensor, bias: Any, pad_left: int, pad_right: int, channels_last: bool = False, *_: Any
 ) -> Tensor:
@@ -77,7 +77,7 @@ def _(
     return x.new_empty(shape)
 
 
-@torch.library.register_fake("monarch_ops::depthwise_conv1d_weight_grad")
+@register_fake("depthwise_conv1d_weight_grad")
 def _(grad: Tensor, x: Tensor, taps: int, pad_left: int, channels_last: bool = False, *_: Any) -> Tensor:
     return x.new_empty((x.shape[2 if channels_last else 1], taps), dtype=compute_dtype(x.dtype))
 

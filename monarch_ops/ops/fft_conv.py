@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import compute_dtype, register_autocast, register_multilinear_autograd, require_tensors
+from ._registration import (
+    compute_dtype,
+    register_autocast,
+    register_fake,
+    register_multilinear_autograd,
+    require_tensors,
+)
 from .fft_filter import FilterSpectrum, require_prepared
 
 
@@ -100,6 +106,11 @@ def _with_spectrum(
             f"got a spectrum prepared for {spectrum.seqlen}"
         )
     require_prepared("fft_conv", "k", spectrum, "u", u)
+    if u.dim() == 3 and u.shape[1] != spectrum.data.shape[0]:
+        raise ValueError(
+            f"fft_conv: argument 'k' must be prepared for the channels of 'u', H={u.shape[1]}, "
+            f"got a spectrum of H={spectrum.data.shape[0]}"
+        )
     for name, refused in (
         ("k_rev", k_rev is not None),
         ("skip", skip is not None),
@@ -124,12 +135,12 @@ def _with_spectrum(
 # ---- fake kernels: shapes only --------------------------------------------------------------------------------------
 
 
-@torch.library.register_fake("monarch_ops::fft_conv")
+@register_fake("fft_conv")
 def _(u: Tensor, *_: Any) -> Tensor:
     return u.new_empty(u.shape)
 
 
-@torch.library.register_fake("monarch_ops::fft_conv_spectrum")
+@register_fake("fft_conv_spectrum")
 def _(u: Tensor, *_: Any) -> Tensor:
     return u.new_empty(u.shape)
 
@@ -141,12 +152,12 @@ def _results(u: Tensor, filters: tuple[Tensor | None, ...], mask: int) -> tuple[
     return tuple(u.new_empty(s if mask >> i & 1 else (0,), dtype=d) for i, (s, d) in enumerate(like))
 
 
-@torch.library.register_fake("monarch_ops::fft_conv_backward")
+@register_fake("fft_conv_backward")
 def _(grad: Tensor, u: Tensor, k: Tensor, k_rev: Tensor | None, skip: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     return _results(u, (k, k_rev, skip), rest[-1])
 
 
-@torch.library.register_fake("monarch_ops::fft_conv_spectrum_backward")
+@register_fake("fft_conv_spectrum_backward")
 def _(grad: Tensor, u: Tensor, spectrum: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return _results(u, (spectrum,), rest[-1])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._library import _C, OPS, constant, variant_index, variants
-from ._registration import Tensors, compute_dtype, require_tensors
+from ._registration import Tensors, compute_dtype, register_fake, require_tensors
 
 
 @constant
@@ -72,8 +72,8 @@ class FilterSpectrum:
         name = state.get("variant")
         self.__dict__.update({key: value for key, value in state.items() if key != "variant"})
         kind = "cuda" if self.device.type == "cuda" else "cpu"
-        rows = [v for v in variants() if v["family"] == "fft_conv" and v["device"] == kind and v["available"]]
-        here = sorted({v["name"] for v in rows})
+        rows = [v for v in variants(ask_cuda=kind == "cuda") if v["family"] == "fft_conv" and v["device"] == kind]
+        here = sorted({v["name"] for v in rows if v["available"]})
         if name not in here:
             raise ValueError(
                 f"FilterSpectrum: argument 'variant' must be one of {here}, the kernels this machine has for data on "
@@ -225,7 +225,7 @@ def fft_filter(
     return FilterSpectrum(data, k.shape[1], num_rev, seqlen, circular, rows, precise, index)
 
 
-@torch.library.register_fake("monarch_ops::fft_filter")
+@register_fake("fft_filter")
 def _(
     k: Tensor,
     k_rev: Any,
@@ -240,7 +240,7 @@ def _(
     return k.new_empty((k.shape[0], plan["spectrum_scalars"]), dtype=compute_dtype(dtype))
 
 
-@torch.library.register_fake("monarch_ops::fft_filter_backward")
+@register_fake("fft_filter_backward")
 def _(grad: Tensor, num_k: int, num_rev: int, with_skip: bool, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     channels = grad.shape[0]
     return (

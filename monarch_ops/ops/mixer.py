@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._library import OPS
-from ._registration import Tensors, compute_dtype, register_autocast, require_tensors
+from ._registration import Tensors, compute_dtype, register_autocast, register_fake, require_tensors
 from .fft_filter import FilterSpectrum, require_prepared
 
 
@@ -81,7 +81,7 @@ def m2_mixer(
     )
 
 
-@torch.library.register_fake("monarch_ops::m2_mixer")
+@register_fake("m2_mixer")
 def _(a: Tensor, *_: Any) -> Tensor:
     return a.new_empty((a.shape[0], a.shape[1] // 3, a.shape[2]))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import Tensors, register_autocast, require_tensors
+from ._registration import Tensors, register_autocast, register_fake, require_tensors
 from .blockdiag import bias_grad, block_weight_grad, empty_result
 
 
@@ -64,7 +64,7 @@ def blockdiag_glu_mlp(
     return OPS.blockdiag_glu_mlp(x, w_in, w_out, b_out, residual, norm_weight, norm_bias, eps, index)
 
 
-@torch.library.register_fake("monarch_ops::blockdiag_glu_mlp")
+@register_fake("blockdiag_glu_mlp")
 def _(x: Tensor, w_in: Tensor, w_out: Tensor, *_: Any) -> Tensor:
     return empty_result(x, w_out.shape[0] * w_out.shape[1])
 

@@ -27,7 +27,13 @@ const DeviceInfo& cuda_device(int index) {
   const std::lock_guard<std::mutex> lock(mutex);
   for (const DeviceInfo& d : known)
     if (d.index == index) return d;
-  if (index < 0 || index >= cuda_device_count()) return none;
+  int count = 0, driver = 0;
+  const cudaError_t asked = cudaGetDeviceCount(&count);
+  const char* const why = cleared(asked);
+  // an old driver, or a child process of one that has used CUDA: not the same as a machine without
+  if (why && asked != cudaErrorNoDevice && !cleared(cudaDriverGetVersion(&driver)) && driver > 0)
+    throw std::runtime_error(std::string("CUDA devices do not answer: ") + why);
+  if (index < 0 || index >= count) return none;
   const auto attribute = [&](cudaDeviceAttr which) {
     int value = 0;
     if (const char* error = cleared(cudaDeviceGetAttribute(&value, which, index)))

@@ -185,7 +185,7 @@ def test_tokens_command(model, tmp_path, monkeypatch):
         return embed(encoder, texts, **options)
 
     monkeypatch.setattr(measures, "embed", watched)
-    monkeypatch.setattr(measures, "MEASURED", 0.2)
+    monkeypatch.setattr(measures, "MEASURED", 1.0)
     folder = write(tmp_path, made("tiny", 40, 1))
     done = run("tokens", "--data", folder, "--model", model, "-o", tmp_path / "out", "--device", "cpu",
                "--length", 16, "--length", LONGEST, "--length", 2 * LONGEST)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -67,8 +68,9 @@ def test_ceilings_of_a_cpu(bench: dict[str, ModuleType], monkeypatch: pytest.Mon
     found = ceilings.ceilings(torch.device("cpu"))
     assert set(found) == {"copy", "triad", "float32", "fma"}
     assert min(found.values()) > 1e8
-    # other work beside one of the two only makes it slower
-    assert found["float32"] < 1.1 * max(found["fma"], *(ceilings._fma() for _ in range(3)))
+    # beside other work one of the two may have been slow: registers have another chance
+    again = (ceilings._fma() for _ in range(20))
+    assert any(found["float32"] < 1.1 * fma for fma in itertools.chain([found["fma"]], again))
     monkeypatch.setattr(ceilings.shutil, "which", lambda _: None)
     assert ceilings._fma() is None
     monkeypatch.setattr(ceilings.shutil, "which", lambda _: "/bin/false")

@@ -29,6 +29,12 @@ def _cpu_kernel(dtype: torch.dtype) -> int:
     return _planned_on_cpu(dtype)
 
 
+@constant
+def _is_exporting() -> bool:
+    """Asked as ordinary code: torch.compile, where it looks into the question, answers always yes in torch 2.11."""
+    return torch.compiler.is_exporting()
+
+
 class FilterSpectrum:
     """The spectrum of a filter, in the order the kernels read it.
 
@@ -219,7 +225,7 @@ def fft_filter(
     precise, index = precision == "precise", variant_index("fft_conv", variant, rows)
     data = OPS.fft_filter(k, k_rev, skip, seqlen, circular, rows, precise, index)
     # in an exported program both ops stay free, so that it runs on any machine; what lives longer names its kernel
-    if index < 0 and data.device.type != "cuda" and not torch.compiler.is_exporting():
+    if index < 0 and data.device.type != "cuda" and not _is_exporting():
         index = _cpu_kernel(rows)
     num_rev = 0 if k_rev is None else k_rev.shape[1]
     return FilterSpectrum(data, k.shape[1], num_rev, seqlen, circular, rows, precise, index)

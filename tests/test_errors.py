@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 import monarch_ops as mo
 from monarch_ops import nn
 from monarch_ops.compat import safari
+from monarch_ops.ops._registration import refusing
 
 U, K = torch.randn(2, 3, 20), torch.randn(3, 20)
 A, SHORT = torch.randn(2, 9, 20), torch.randn(9, 3)
@@ -174,20 +175,43 @@ def test_transforms_that_take_no_derivative_of_an_op_work(name: str) -> None:
     torch.testing.assert_close(torch.func.grad(lambda x: x.sum() * function(x.detach()).sum())(t), gradient)
 
 
+# where no function of ours is between: torch 2.15 makes RuntimeErrors of ValueErrors
+FROM_TORCH = (ValueError, RuntimeError)
+
+
+def test_a_refusal_is_a_value_error_with_every_torch() -> None:
+    def fails(error: Exception) -> None:
+        raise error
+
+    refused = "fft_conv: argument 'u' must have shape (B, H, L), got (3, 20)"
+    for text in (
+        refused,
+        "argument 'variant' must be",
+        "no compiled kernel for float64",
+        "transforms of 8 points need 1",
+    ):
+        with pytest.raises(ValueError, match="^" + re.escape(text)):
+            refusing(fails)(RuntimeError(text))
+    for other in (RuntimeError("monarch_ops: CUDA error"), NotImplementedError(refused), TypeError(refused)):
+        with pytest.raises(type(other)) as raised:
+            refusing(fails)(other)
+        assert raised.value is other
+
+
 def test_a_compiled_call_refuses_too() -> None:
     compiled = torch.compile(lambda u, n: mo.fft_conv(u, K, lengths=n), backend="aot_eager", fullgraph=True)
     assert compiled(U, torch.tensor([20, 3])).shape == U.shape
-    with pytest.raises(ValueError, match="'lengths' must lie in"):
+    with pytest.raises(FROM_TORCH, match="'lengths' must lie in"):
         compiled(U, torch.tensor([20, 30]))
 
 
 def test_a_backward_call_refuses_too() -> None:
-    with pytest.raises(ValueError, match=r"'grad' must have shape \(B=2, H=3, L=20\)"):
+    with pytest.raises(FROM_TORCH, match=r"'grad' must have shape \(B=2, H=3, L=20\)"):
         torch.ops.monarch_ops.fft_conv_backward(U[..., 1:], U, K, None, None, None, None, None, False, False, -1, 1)
 
 
 def test_a_gradient_of_no_taps_is_refused() -> None:
-    with pytest.raises(ValueError, match="'taps' must be at least 1, got 0"):
+    with pytest.raises(FROM_TORCH, match="'taps' must be at least 1, got 0"):
         torch.ops.monarch_ops.depthwise_conv1d_weight_grad(U, U, 0, 0)
 
 

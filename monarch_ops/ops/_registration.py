@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._library import OPS
+from .._library import OPS, Function
 
 _LIBRARY = torch.library.Library("monarch_ops", "IMPL")
 _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+
+
+# How the messages of C++ begin that say what is wrong with an argument.
+_REFUSED = re.compile(r"(\w+: )?argument '|CUDA tensors must |no compiled kernel for |transforms of \d+ points need ")
+
+
+def refusing(function: Function) -> Function:
+    """What an op refuses is a ValueError, of which torch 2.15 makes a RuntimeError on the way to Python."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except RuntimeError as error:
+            if type(error) is RuntimeError and _REFUSED.match(str(error)):
+                raise ValueError(str(error)) from None
+            raise
+
+    return cast(Function, call)
 
 
 def require_tensors(op: str, needed: tuple[str, ...] = (), **arguments: Any) -> None:
@@ -76,13 +97,13 @@ def register_autocast(name: str, lowered: tuple[int, ...]) -> None:
     def kernel(device: str) -> Callable[..., Any]:
         def call(_keyset: Any, *args: Any) -> Any:
             dtype = torch.get_autocast_dtype(device)
-            cast = list(args)
+            given = list(args)
             for i in lowered:
                 t = args[i] if i < len(args) else None
                 if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64:
-                    cast[i] = t.to(dtype)
+                    given[i] = t.to(dtype)
             with torch._C._ExcludeDispatchKeyGuard(keys):
-                return op(*cast)
+                return op(*given)
 
         return call
 

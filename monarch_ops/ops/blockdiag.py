@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import Tensors, register_autocast, register_fake, require_tensors
+from ._registration import Tensors, refusing, register_autocast, register_fake, require_tensors
 
 
+@refusing
 def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, variant: str | None = None) -> Tensor:
     """Product with a block-diagonal matrix: ``out_g = x_g @ weight_g^T + bias_g`` for every block g.
 
@@ -33,6 +34,7 @@ def blockdiag_matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, v
     return OPS.blockdiag_matmul(x, weight, bias, variant_index("mlp", variant, x.dtype))
 
 
+@refusing
 def monarch_matmul(
     x: Tensor, w1: Tensor, w2: Tensor, bias: Tensor | None = None, *, variant: str | None = None
 ) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import Tensors, compute_dtype, register_autocast, register_fake, require_tensors
+from ._registration import Tensors, compute_dtype, refusing, register_autocast, register_fake, require_tensors
 
 
+@refusing
 def depthwise_conv1d(
     x: Tensor,
     weight: Tensor,

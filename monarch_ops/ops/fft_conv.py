@@ -10,6 +10,7 @@ from torch import Tensor
 from .._library import OPS, variant_index
 from ._registration import (
     compute_dtype,
+    refusing,
     register_autocast,
     register_fake,
     register_multilinear_autograd,
@@ -18,6 +19,7 @@ from ._registration import (
 from .fft_filter import FilterSpectrum, require_prepared
 
 
+@refusing
 def fft_conv(
     u: Tensor,
     k: Tensor | FilterSpectrum,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._library import _C, OPS, constant, variant_index, variants
-from ._registration import Tensors, compute_dtype, register_fake, require_tensors
+from ._registration import Tensors, compute_dtype, refusing, register_fake, require_tensors
 
 
 @constant
@@ -184,6 +184,7 @@ def fft_length(seqlen: int, dtype: torch.dtype = torch.float32, device: torch.de
     return _plan(1, seqlen, dtype, torch.device(device), False, -1)["points"]
 
 
+@refusing
 def fft_filter(
     k: Tensor,
     seqlen: int,

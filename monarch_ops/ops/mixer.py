@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .._library import OPS
-from ._registration import Tensors, compute_dtype, register_autocast, register_fake, require_tensors
+from ._registration import Tensors, compute_dtype, refusing, register_autocast, register_fake, require_tensors
 from .fft_filter import FilterSpectrum, require_prepared
 
 
+@refusing
 def m2_mixer(
     a: Tensor,
     u: Tensor | None,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .._library import OPS, variant_index
-from ._registration import Tensors, register_autocast, register_fake, require_tensors
+from ._registration import Tensors, refusing, register_autocast, register_fake, require_tensors
 from .blockdiag import bias_grad, block_weight_grad, empty_result
 
 
+@refusing
 def blockdiag_glu_mlp(
     x: Tensor,
     w_in: Tensor,

@@ -226,8 +226,16 @@ def test_long_rows_have_one_slice(emulator, seqlen, machine):
     for dtype in ("float16", "float32"):
         assert emulator.module.plan(seqlen=seqlen, dtype=dtype, **machine)["batch_slices"] == 1
         assert emulator.module.plan(seqlen=100, dtype=dtype)["batch_slices"] == 64
-    with pytest.raises(RuntimeError, match="batch_slices must be 1"):
-        check_case(emulator, 1000, "two-sided", torch.bfloat16, 2, shared_memory=10100)
+
+
+def test_slices_of_long_rows_are_refused(emulator):
+    """By both engines: what the planner says of slices is what the kernels take."""
+    rows = make_rows("two-sided", 1000, torch.bfloat16)
+    spectrum = make_spectrum(emulator, 1000, make_taps("two-sided", 1000), {})
+    call = {"grad": rows["u"], "spectrum": spectrum, "batch_slices": 2, "shared_memory": 10100}
+    for tensor_cores in (False, True):
+        with pytest.raises(RuntimeError, match="batch_slices must be 1"):
+            emulator("backward", ["spectrum_grad"], torch.bfloat16, **rows, **call, tensor_cores=tensor_cores)
 
 
 def test_engines_of_gradients(emulator):

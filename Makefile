@@ -15,8 +15,10 @@ CXX_FILES := $(shell find csrc bench tests -name '*.h' -o -name '*.c' -o -name '
 demo: build
 	$(BIN)/python -m monarch_ops demo
 
+# kernels in the emulator have a thread each, everything else has all cores
 test: build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m emulated -n logical --dist worksteal
+	$(BIN)/python -m pytest -m "not emulated"
 
 lint: build
 	$(BIN)/ruff check .

@@ -30,10 +30,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cuda", help="where tests/test_cuda.py runs: cuda, or cpu to try the tests")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Code that torch.compile has cached knows the sizes of our results, not which build they are from."""
     built = Path(mo._C.__file__).with_name("libmonarch_ops.so").stat().st_mtime_ns
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/inductor-monarch_ops-{built}")
+    if hasattr(config, "workerinput"):  # of pytest-xdist: the other cores have workers too
+        torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("emulated") and not build.runs_here():
+        pytest.skip("the emulator runs on an x86-64 CPU with F16C only")
 
 
 def parity_dir(config: pytest.Config) -> Path:

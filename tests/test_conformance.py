@@ -64,7 +64,7 @@ def in_emulator(files: dict[str, Path]) -> Run:
     return run
 
 
-@pytest.fixture(params=["emulator", "gpu"])
+@pytest.fixture(params=[pytest.param("emulator", marks=pytest.mark.emulated), "gpu"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     if request.param == "gpu":
         return on_gpu(tmp_path)

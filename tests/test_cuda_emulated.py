@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-
 import pytest
 import torch
 from emulator.driver import Emulator, dtype_name
@@ -27,7 +25,7 @@ from torch.nn import functional as F
 
 from monarch_ops import reference
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
+pytestmark = pytest.mark.emulated
 
 LENGTHS = (1, 2, 17, 48, 64, 67, 96, 100, 129, 161, 193, 257, 321, 384, 600)
 # machines on which the rows of a length do not fit into a block, or the workspace does not hold all channels: shared

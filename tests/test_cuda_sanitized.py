@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 
 import numpy as np
@@ -12,7 +11,7 @@ from emulator import replay
 from emulator.driver import arguments
 from emulator.samples import CASES, PADDINGS, channels_for, make_depthwise, make_mixer, make_rows, make_taps, random
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
+pytestmark = pytest.mark.emulated
 
 
 def calls_in_three_launches() -> list[tuple[str, dict]]:

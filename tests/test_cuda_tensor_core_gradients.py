@@ -7,7 +7,6 @@ other way around, of which as much has gone into the imaginary part as of a filt
 from __future__ import annotations
 
 import math
-import platform
 
 import pytest
 import torch
@@ -36,7 +35,7 @@ from emulator.tensor_cores import (
 from tolerance import relative_error
 from torch import Tensor
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
+pytestmark = pytest.mark.emulated
 
 # Rows that take three launches on the way back, with the shared memory in bytes of a machine on which they do: the head
 # and the levels of the outer part, points of an inner node, columns of a tile of the outer part.

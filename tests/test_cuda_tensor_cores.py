@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 
 import pytest
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from monarch_ops import reference
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
+pytestmark = pytest.mark.emulated
 
 # Rows that take three launches, with the shared memory in bytes of a machine on which they do: the head and the levels
 # of the outer part, points of an inner node, columns of a tile of the outer part.

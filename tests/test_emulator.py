@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from types import ModuleType
 
@@ -12,7 +11,7 @@ import torch
 from emulator import build
 from emulator.driver import SCHEDULES, Emulator
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator switches stacks on x86-64 only")
+pytestmark = pytest.mark.emulated
 
 
 @pytest.fixture(scope="session")

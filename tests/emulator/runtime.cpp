@@ -53,6 +53,9 @@ void acquire(char& order) {
   if (__tsan_acquire) __tsan_acquire(&order);
 }
 
+// The same place may have its name at two addresses.
+bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::string_view(a.file) == b.file); }
+
 std::string name_of(Site site) {
   const std::string_view path = site.file;
   return std::string(path.substr(path.rfind('/') + 1)) + ":" + std::to_string(site.line);
@@ -196,7 +199,7 @@ void Machine::check_block() {
 
 void Machine::block_barrier(Site site) {
   if (arrived_ == 0) barrier_site_ = site;
-  if (site.line != barrier_site_.line || std::string_view(site.file) != barrier_site_.file)
+  if (!same(site, barrier_site_))
     fail("divergent barrier: " + thread_name(current_->index) + " waits at " + name_of(site) + ", others wait at " +
          name_of(barrier_site_));
   current_->state = State::at_barrier;
@@ -214,7 +217,7 @@ void Machine::block_barrier(Site site) {
 void Machine::warp_instruction(Site site, void* mine, WarpFunction execute, bool ordering) {
   Warp& warp = warps_[current_->index / kWarp];
   if (warp.arrived == 0) warp.site = site;
-  if (site.line != warp.site.line || std::string_view(site.file) != warp.site.file)
+  if (!same(site, warp.site))
     fail("divergent warp: " + thread_name(current_->index) + " waits at " + name_of(site) +
          ", others of its warp wait at " + name_of(warp.site));
   current_->state = State::in_warp;

@@ -35,13 +35,12 @@ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site s
       for (int word = 0; word < 2; ++word)
         for (int i = 0; i < 2; ++i) b[column + 8 * word + i][group] = half_of(of(lane).b[word], i);
     }
+    float sums[16][8] = {};  // of one product each, in order, eight side by side
+    for (int row = 0; row < 16; ++row)
+      for (int k = 0; k < 16; ++k)
+        for (int column = 0; column < 8; ++column) sums[row][column] += a[row][k] * b[k][column];
     for (int lane = 0; lane < kWarp; ++lane)
-      for (int i = 0; i < 4; ++i) {
-        const int row = lane / 4 + 8 * (i >> 1), column = lane % 4 * 2 + (i & 1);
-        float sum = 0;
-        for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][column];
-        of(lane).d[i] += sum;
-      }
+      for (int i = 0; i < 4; ++i) of(lane).d[i] += sums[lane / 4 + 8 * (i >> 1)][lane % 4 * 2 + (i & 1)];
   });
 }
 

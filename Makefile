@@ -15,10 +15,10 @@ CXX_FILES := $(shell find csrc bench tests -name '*.h' -o -name '*.c' -o -name '
 demo: build
 	$(BIN)/python -m monarch_ops demo
 
-# kernels in the emulator have a thread each, everything else has all cores
+# what takes one thread runs side by side, everything else has all cores
 test: build
-	$(BIN)/python -m pytest -m emulated -n logical --dist worksteal
-	$(BIN)/python -m pytest -m "not emulated"
+	$(BIN)/python -m pytest -m "emulated or one_thread" -n logical --dist worksteal
+	$(BIN)/python -m pytest -m "not (emulated or one_thread)"
 
 lint: build
 	$(BIN)/ruff check .

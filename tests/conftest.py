@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     built = Path(mo._C.__file__).with_name("libmonarch_ops.so").stat().st_mtime_ns
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/inductor-monarch_ops-{built}")
     if hasattr(config, "workerinput"):  # of pytest-xdist: the other cores have workers too
+        os.environ["OMP_NUM_THREADS"] = "1"  # of child processes
         torch.set_num_threads(1)
 
 
@@ -79,11 +80,12 @@ def emulator(emulator_files: dict[str, Path]) -> Emulator:
     return Emulator(build.load("monarch_emulator", emulator_files["monarch_emulator"]))
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """For tiny models: on a busy machine, threads that wait for each other make them a hundred times slower."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if request.node.get_closest_marker("one_thread"):
+        torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 

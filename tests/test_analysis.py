@@ -25,7 +25,7 @@ from monarch_ops.retrieval.analysis import by_length, chance_ndcg, cluster, meas
 from monarch_ops.retrieval.evaluation import Dense, Oracle, evaluate
 from monarch_ops.retrieval.evaluation.rankers import Ranked, Ranker
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from monarch_ops.retrieval import (
 )
 from monarch_ops.retrieval.corpus import windows
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 DOCUMENTS = [*texts(150, seed=1), TOO_LONG]
 
 

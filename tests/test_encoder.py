@@ -20,7 +20,7 @@ from monarch_ops.m2bert import M2BertForMaskedLM, M2BertModel
 from monarch_ops.retrieval import Encoder, InputError, embed, load_encoder
 from monarch_ops.retrieval.encoder import fingerprint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 TEXTS = [*texts(12), "", TOO_LONG]
 
 

@@ -32,7 +32,7 @@ from monarch_ops.retrieval.evaluation.chunks import by_document, split_documents
 from monarch_ops.retrieval.evaluation.rankers import Ranked, Ranker
 from monarch_ops.retrieval.ranking import ndcg_of_run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 SIZE = 16  # tokens of a chunk, [CLS] and [SEP] among them
 # 1 to 60 words each, so that some are one chunk and others up to five
 DATA = RetrievalData(

@@ -35,7 +35,7 @@ from monarch_ops.training import (
 )
 from monarch_ops.training.pairs import cut
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 ROWS = 6
 QUERIES, DOCUMENTS, OTHERS = (texts(ROWS, 12, seed) for seed in (1, 2, 3))

@@ -25,7 +25,7 @@ from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertForSequenc
 from monarch_ops.m2bert import model as m2bert_model
 from monarch_ops.nn import HyenaFilter
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 ROUND_OFF = 64 * torch.finfo(torch.float32).eps  # two layers, of the greatest value
 

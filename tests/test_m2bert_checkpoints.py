@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 
 from monarch_ops.m2bert import M2BertConfig, M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 AUTO = dict(zip(CLASSES, (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification), strict=True))
 
 

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from monarch_ops.cli import app
 from monarch_ops.m2bert import M2BertForMaskedLM, M2BertModel, load_official, warm_start
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from monarch_ops.m2bert import model as m2bert_model
 from monarch_ops.m2bert.filters import SpectrumCache
 from monarch_ops.nn import HyenaFilter
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ pytest.importorskip("transformers", reason="monarch_ops.m2bert needs the extra m
 from monarch_ops.m2bert import M2BertForMaskedLM, M2BertForSequenceClassification, M2BertModel, load_official
 from monarch_ops.m2bert.checkpoint import Model, config_from_official, convert_official, own_name
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 # largest absolute difference; the published code differs from itself in float64 by a fifth of these at most
 HIDDEN, POOLED, LOGITS, LOSS = 5e-5, 1e-5, 2e-4, 1e-5

@@ -18,7 +18,7 @@ from tiny_m2bert import CLASSES, VARIETIES, lively, padded_batch, tiny, tiny_con
 
 from monarch_ops.m2bert import M2BertForMaskedLM, M2BertForSequenceClassification
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from tiny_m2bert import CLASSES, LONGEST, VARIETIES, lively, padded_batch, tiny,
 from monarch_ops.m2bert import M2BertConfig, M2BertModel, warm_start
 from monarch_ops.nn import HyenaFilter
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 LONGER = 150  # no multiple of LONGEST
 
 

@@ -27,7 +27,7 @@ from typer.testing import CliRunner, Result
 from monarch_ops import cli
 from monarch_ops.retrieval import Encoder, load_encoder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 
 def about(name: str, type: str, score: str, **more) -> TaskMetadata:

@@ -39,7 +39,7 @@ from monarch_ops.training import (
 from monarch_ops.training import mixture as mixture_module
 from monarch_ops.training.masked import masking
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 TEXTS = [*texts(60, 50), "", "alpha"]
 TOKENIZER = tiny_tokenizer()

@@ -27,7 +27,7 @@ from monarch_ops.cli import reproduce as commands
 from monarch_ops.reproduce import Finding, Options, Pair, draw
 from monarch_ops.retrieval import InputError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.one_thread
 
 SMALL = {"--model": "m2-bert-tiny", "--max-length": 32, "--vocab-size": 90, "--steps": 4, "--batch-size": 4,
          "--at-once": 2, "--tune-steps": 4, "--tune-batch-size": 4, "--tune-at-once": 4, "--negatives": 2,

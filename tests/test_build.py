@@ -220,7 +220,7 @@ def test_the_source_distribution_holds_what_the_build_needs(tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of this tree without CUDA, which compiles in a minute; CMake's folder under build/ is used again."""
+    """A wheel of this tree without CUDA, compiled in minutes, or seconds with ccache; CMake's folder is used again."""
     folder = tmp_path_factory.mktemp("wheel")
     # setuptools would collect in build/lib, where modules deleted long ago may still lie
     settings = folder / "setuptools.cfg"

@@ -160,20 +160,16 @@ TENSOR_CORE_BUDGETS = {
         },
         51,
     ),
-    # of rows with no level: a head in registers, there and back
-    **{
-        f"convolution of {256 * head:,} points": LoopBudget(
-            ("conv_staged_rows", "NodesBelowHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
-            ROWS | {"head": (stores, points), "head, back": (stores, points)},
-            most,
-        )
-        for head, stores, points, most in (
-            (1, {"STS.128": 2, "LDS.128": 6}, 256, 54),
-            (2, {"STS.128": 4, "LDS.128": 12}, 512, 60),
-            (4, {"STS.128": 8, "LDS.128": 24}, 1024, 67),
-            (8, {"STS.64": 16, "LDS.64": 17}, 1024, 78),
-        )
-    },
+    # of 256, 512, 1,024 or 2,048 points
+    "convolution of few nodes": LoopBudget(
+        ("conv_staged_rows", "LevelOfFewILb0E", "GatedSourceINS_4Bf16E", "GatedSinkI"),
+        ROWS
+        | {
+            "level, forward": ({"HMMA.16816.F32": 4, "LDSM.16.MT88.4": 0}, 256),
+            "level, back": ({"HMMA.16816.F32": 4, "LDSM.16.MT88.4": 2}, 256),
+        },
+        52,
+    ),
     # whose nodes take one row each, so that nothing is left out of their loop
     "convolution of 16,384 points": LoopBudget(
         ("LevelAndHead", "GatedSourceINS_4Bf16E", "GatedSinkI"),
@@ -202,14 +198,14 @@ TENSOR_CORE_BUDGETS = {
         },
         121,
     ),
-    "gradients of 2,048 points": LoopBudget(
-        ("staged_gradients", "NodesBelowHead", "Bf16"),
+    "gradients of few nodes": LoopBudget(
+        ("staged_gradients", "LevelOfFewILb0E", "Bf16"),
         ROWS_AND_GRADIENTS
         | {
-            "head, both": ({"STS.64": 16, "LDS.64": 17}, 512),
-            "head, back, both": ({"STS.64": 16, "LDS.64": 17}, 512),
+            "level, forward, both": ({"HMMA.16816.F32": 4, "LDSM.16.MT88.4": 0}, 128),
+            "level, back, both": ({"HMMA.16816.F32": 4, "LDSM.16.MT88.4": 2}, 128),
         },
-        175,
+        123,
     ),
     # of 1,048,576 points in three launches
     "outer part": LoopBudget(

@@ -1,6 +1,7 @@
 #include "tiles.h"
 
 #include <algorithm>
+#include <bit>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -11,7 +12,6 @@ namespace {
 constexpr int kTilePoints = 4096;  // small rows share a block up to so many points
 constexpr int kMatrixTilePoints = 8192;
 constexpr int kMinTileThreads = 64;
-constexpr int kLevelThreads = 256;  // eight warps share the columns of a level
 constexpr int kOuterTilePoints = 16384;
 constexpr int kWidestSide = 5, kNarrowestSide = 2;  // a warp takes 32 columns of a level
 constexpr int kMaxOuterLevels = 2;
@@ -40,28 +40,31 @@ TileShape make_tile(int head, int levels, int columns, int buffers, int64_t rows
 // The kind of tile for this tree, of no rows yet.
 std::optional<MatrixTile> matrix_tile_of(const TreeShape& tree) {
   MatrixTile t;
-  const int root = tree.radix[0], products = tree.depth - (root == kNodePoints ? 0 : 1);
-  if (products < 2 || products > 3) return std::nullopt;
-  t.level = products == 3;
-  (t.level && root == 2 ? t.parts : t.head) = root == kNodePoints ? 1 : root;
-  t.factored = t.level && t.head * t.parts > 1;
-  t.numbered = t.level && t.head > 1;
+  const bool headless = tree.radix[0] == kNodePoints;
+  const int head = headless ? 1 : tree.radix[0], levels = tree.depth - (headless ? 2 : 3);
+  if (levels < 0 || levels > 1 || (levels == 1 && head > kMostRadix)) return std::nullopt;
+  t.level = true;
+  t.nodes = levels ? head * kNodePoints : head;
+  t.numbered = t.nodes > 2 * kNodePoints;
+  if (t.numbered) t.head = head;
+  t.parts = !t.numbered && t.nodes > kNodePoints ? 2 : 1;
+  t.factored = t.numbered || t.parts > 1;
+  if (t.nodes <= kFewNodes) t.few = static_cast<int8_t>(std::bit_width(unsigned(t.nodes - 1)));
+  t.pitch = (t.few >= 0 ? 1 << t.few : t.head * t.parts * kNodePoints) * kNodeQuads;
   t.reciprocal = 65536 / t.head + 1;
-  t.nodes = t.head * t.parts * (t.level ? kNodePoints : 1);
   return t;
 }
 
 void lay_out(MatrixTile& t) {
   // two planes that are read together have their pieces in different banks
-  t.plane = t.rows * t.nodes * kNodeQuads + (t.level ? 4 : 0);
+  t.plane = t.rows * t.pitch + (t.level ? 4 : 0);
   // factors that only the making of the twiddles needs lie where the rows will be
   t.factors = kTileQuads + (t.factored ? 2 * t.plane : 0);
-  t.node_twiddles = kTileQuads + 2 * t.plane + (t.factored ? t.nodes * 16 : 0);
-  t.inner_twiddles = t.node_twiddles + (t.numbered ? t.head - 1 : t.factored ? 0 : t.nodes) * 128;
+  t.node_twiddles = kTileQuads + 2 * t.plane + (t.factored ? t.room() * 16 : 0);
+  t.inner_twiddles = t.node_twiddles + (t.numbered ? t.head - 1 : t.factored ? 0 : t.room()) * 128;
   t.dft_matrix = t.inner_twiddles + 128;
   t.level_matrices = t.dft_matrix + 192;
-  t.head_roots = t.level_matrices + (t.level ? t.head * t.parts * t.parts * 256 : 0);
-  t.state = t.head_roots + kRootBins / 2;
+  t.state = t.level_matrices + (t.few >= 0 ? 64 : t.level ? t.head * t.parts * t.parts * 256 : 0);
   t.ahead = t.state + t.rows + (t.inner ? t.rows * 16 : t.numbered ? t.nodes / 4 : 0);
   t.shared_bytes = (t.ahead + t.streams * t.rows * t.nodes * kNodeQuads) * int64_t{16};
 }
@@ -79,6 +82,9 @@ bool fit(MatrixTile& t, int64_t most, int together, int streams, const DeviceInf
   return false;
 }
 
+// Of warps that share the columns of a level.
+int threads_of_level(const MatrixTile& t) { return 32 * std::min(t.room(), 8); }
+
 void set_threads(MatrixTile& t, int wanted, int most) {
   t.threads = std::clamp(wanted, kMinTileThreads, most);
   const int abreast = std::min(t.nodes * 8, t.threads);  // four pieces of eight points each
@@ -95,7 +101,7 @@ bool lay_out_spread(MatrixTile& t, int points, int64_t tasks, const DeviceInfo& 
   // few rows are spread over the machine rather than packed
   const int64_t enough = std::max<int64_t>(1, tasks / (4 * std::max(device.multiprocessors, 1)));
   if (!fit(t, std::clamp<int64_t>(kMatrixTilePoints / points, 1, enough), 1, 0, device)) return false;
-  const int unit = t.level ? kLevelThreads : 32, side_by_side = blocks_side_by_side(t.shared_bytes, device);
+  const int unit = threads_of_level(t), side_by_side = blocks_side_by_side(t.shared_bytes, device);
   set_threads(t, (t.rows * points / 32 + unit - 1) / unit * unit, kMaxTileThreads / side_by_side);
   t.alone = side_by_side == 1;
   return true;
@@ -104,7 +110,7 @@ bool lay_out_spread(MatrixTile& t, int points, int64_t tasks, const DeviceInfo& 
 // Rows of a slice of the batch, each with its gradient.
 bool lay_out_pairs(MatrixTile& t, int points, int64_t slice, const DeviceInfo& device) {
   // a warp has a node of all rows, whose gradients it sums
-  set_threads(t, t.level ? kLevelThreads : 32 * t.nodes, kMaxGradientThreads);
+  set_threads(t, threads_of_level(t), kMaxGradientThreads);
   t.alone = t.threads >= kMaxGradientThreads / 4 * 3;  // they take the registers
   const int64_t most = std::clamp<int64_t>(kMatrixTilePoints / points, 1, std::max<int64_t>(slice, 1));
   return fit(t, most, 2, t.alone ? kMostStreams : 0, device);
@@ -161,6 +167,7 @@ std::optional<MatrixCut> first_cut(const TreeShape& tree, const DeviceInfo& devi
     cut.inner.inner = true;
     cut.inner.level = cut.inner.factored = products == 3;
     cut.inner.nodes = cut.inner.level ? kNodePoints : 1;
+    cut.inner.pitch = cut.inner.nodes * kNodeQuads;
     const OuterTile plain = outer;
     begin_with_level(outer);
     bool fits = lay_out_outer(outer, device);

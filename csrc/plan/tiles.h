@@ -42,34 +42,41 @@ struct TilePlan {
 // too small for any cut.
 TilePlan plan_tiles(const TreeShape& tree, int buffers, int64_t rows, const DeviceInfo& device);
 
-// Tensor cores: rows that fit into a block as 16-bit complex numbers. Where `level`, a row is split by 16 by a matrix
-// product of real numbers, which takes a head of two with it: 32 nodes out of two parts; then by `head` in registers.
-// The nodes below have 256 points, two more products. An inner node is a row of complex numbers, and has no head.
+constexpr int kFewNodes = 8;     // real and imaginary parts of all of them are rows of one matrix
+constexpr int kNodeQuads = 32;   // of 16 bytes: 256 halves
+constexpr int kNodeStride = 5;   // logarithm of these
+constexpr int kMostStreams = 2;  // a row and its gate, or real and imaginary parts
+
+// Tensor cores: rows that fit into a block as 16-bit complex numbers. A row is split by a matrix product of real
+// numbers, a level, into up to 16 nodes, or 32 out of two parts; a longer one into 16, and each by `head` in registers.
+// The nodes have 256 points, two more products. An inner node is a row of complex numbers: it has a level of 16 or
+// none.
 struct MatrixTile {
   int head = 1;   // 1: no split in registers
-  int parts = 1;  // 2: the level makes 32 nodes
+  int parts = 1;  // 2: the level makes up to 32 nodes
   bool level = false;
-  bool numbered = false;  // nodes are in the row's order rather than in the tree's, whose head comes before the level
-  bool inner = false;     // below a node of an outer part
-  bool factored = false;  // twiddles of the nodes' points: not all of them, as for a long row, but factors
-  int nodes = 1;          // of a row
-  int rows = 1;           // side by side
+  bool numbered = false;   // nodes are in the row's order rather than in the tree's, whose head comes before the level
+  bool inner = false;      // below a node of an outer part
+  bool factored = false;   // twiddles of the nodes' points: not all of them, as for a long row, but factors
+  int pitch = kNodeQuads;  // of rows, as `plane`: with room for as many nodes as a level can make
+  int rows = 1;            // side by side
   int threads = 0;
   int side = 5;        // logarithm of the threads that take the same row between shared memory and tensors
   bool alone = false;  // no other block on the multiprocessor computes while this one waits for memory
   int8_t streams = 0;  // tensors of each of the rows that come next for which there is room beside the rows
+  int8_t few = -1;     // logarithm of the room where that is for up to eight nodes, which have a level of their own
   int reciprocal = 0;  // of the head, times 65,536
+  int nodes = 1;       // that there are; the others are zero
   int64_t shared_bytes = 0;
   // Shared memory in units of 16 bytes: the size of a plane of real or imaginary parts, two of which come after this
   // struct, then where the tables begin.
-  int plane = 0, factors = 0, node_twiddles = 0, inner_twiddles = 0, dft_matrix = 0, level_matrices = 0, head_roots = 0,
-      state = 0, ahead = 0;
+  int plane = 0, factors = 0, node_twiddles = 0, inner_twiddles = 0, dft_matrix = 0, level_matrices = 0, state = 0,
+      ahead = 0;
+
+  constexpr int room() const { return pitch / kNodeQuads; }
 };
 
 constexpr int kTileQuads = 7;
-constexpr int kNodeQuads = 32;   // of 16 bytes: 256 halves
-constexpr int kNodeStride = 5;   // logarithm of these
-constexpr int kMostStreams = 2;  // a row and its gate, or real and imaginary parts
 static_assert(sizeof(MatrixTile) <= kTileQuads * 16);
 
 // Null when rows of this tree are too short or do not fit.

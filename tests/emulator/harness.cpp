@@ -220,7 +220,7 @@ py::dict residual_norm(Call& c) {
 
 py::dict describe(const MatrixTile& tile) {
   using namespace py::literals;
-  return py::dict("head"_a = tile.head, "parts"_a = tile.parts, "level"_a = tile.level, "rows"_a = tile.rows,
+  return py::dict("head"_a = tile.head, "nodes"_a = tile.nodes, "room"_a = tile.room(), "rows"_a = tile.rows,
                   "threads"_a = tile.threads, "alone"_a = tile.alone, "streams"_a = tile.streams,
                   "shared_bytes"_a = tile.shared_bytes);
 }

@@ -14,30 +14,35 @@ from emulator.driver import dtype_name
 from tolerance import relative_error
 from torch import Tensor
 
-# One length per kind of tile, with the tile's head, parts and whether it has a level. 253 and 4093 are lengths at which
-# the rows lie at multiples of 16 bytes.
-NODES_BELOW_HEAD = {
-    253: (1, 1, False),
-    512: (2, 1, False),
-    700: (3, 1, False),
-    1000: (4, 1, False),
-    1277: (5, 1, False),
-    1500: (6, 1, False),
-    2045: (8, 1, False),
-    2500: (10, 1, False),
-    3001: (12, 1, False),
-    5000: (20, 1, False),
-    6144: (24, 1, False),
+# One length per kind of tile, with its nodes of 256 points, how many there is room for, and its head. 253 and 4093 are
+# lengths at which the rows lie at multiples of 16 bytes.
+LEVEL_OF_FEW = {
+    253: (1, 1, 1),
+    512: (2, 2, 1),
+    700: (3, 4, 1),
+    1000: (4, 4, 1),
+    1277: (5, 8, 1),
+    1500: (6, 8, 1),
+    2045: (8, 8, 1),
 }
-LEVEL_AT_ROOT = {4093: (1, 1, True), 4096: (1, 1, True), 8189: (1, 2, True), 7000: (1, 2, True)}
+LEVEL_AT_ROOT = {
+    2500: (10, 16, 1),
+    3001: (12, 16, 1),
+    4093: (16, 16, 1),
+    4096: (16, 16, 1),
+    5000: (20, 32, 1),
+    6144: (24, 32, 1),
+    7000: (32, 32, 1),
+    8189: (32, 32, 1),
+}
 LEVEL_AND_HEAD = {
-    12001: (3, 1, True),
-    16384: (4, 1, True),
-    20000: (5, 1, True),
-    24573: (6, 1, True),
-    32765: (8, 1, True),
+    12001: (48, 48, 3),
+    16384: (64, 64, 4),
+    20000: (80, 80, 5),
+    24573: (96, 96, 6),
+    32765: (128, 128, 8),
 }
-TILES = NODES_BELOW_HEAD | LEVEL_AT_ROOT | LEVEL_AND_HEAD
+TILES = LEVEL_OF_FEW | LEVEL_AT_ROOT | LEVEL_AND_HEAD
 H100 = 232448  # bytes of shared memory
 DTYPES = (torch.bfloat16, torch.float16)
 

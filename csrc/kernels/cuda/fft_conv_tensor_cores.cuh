@@ -81,10 +81,11 @@ class StagedTransforms {
  private:
   int64_t room_for(int64_t quads) const { return bytes_ / (quads * int64_t(sizeof(Quad))); }
 
-  StagedTransform transform(const MatrixTile& tile) const { return transform(tile, tile.head * tile.parts); }
-  StagedTransform transform(const MatrixTile& tile, int head) const {
+  // Of whole rows: three products.
+  StagedTransform transform(const MatrixTile& tile) const { return transform(tile, 16 * 16 * 16); }
+  StagedTransform transform(const MatrixTile& tile, int64_t gain) const {
     const int points = static_cast<int>(tree_.points);
-    return {tree_.radix[0], tree_.depth - 2, points, static_cast<float>(points / head), tile, head_roots(tile.head)};
+    return {tree_.radix[0], tree_.depth - 2, points, static_cast<float>(gain), tile};
   }
 
   template <class Kernel, class... Args>
@@ -109,7 +110,7 @@ class StagedTransforms {
   template <class Kernel, class... Args>
   const char* run_inner(Kernel kernel, const MatrixCut& cut, int64_t tasks, const Args&... args) const {
     return launch_resident(kernel, tasks * cut.outer.nodes, cut.inner.threads, cut.inner.shared_bytes, exec_, args...,
-                           transform(cut.inner, beside_products(cut.outer)));
+                           transform(cut.inner, tree_.points / beside_products(cut.outer)));
   }
 
   template <class Source, class Sink>

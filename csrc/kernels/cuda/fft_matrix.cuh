@@ -1,5 +1,5 @@
-// The right-angle transform on tensor cores: rows lie in shared memory as 16-bit complex numbers, and two or three of
-// its passes are products with 16 x 16 DFT matrices (plan/tiles.h: MatrixTile). Here: products and levels; heads are in
+// The right-angle transform on tensor cores: rows lie in shared memory as 16-bit complex numbers, and its passes are
+// products with 16 x 16 matrices (plan/tiles.h: MatrixTile). Here: products and levels; heads are in
 // fft_matrix_head.cuh, the nodes of 256 points below them in fft_matrix_nodes.cuh.
 //
 // Halves have 11 bits and little range, so every row is scaled by a power of two to at most 1, and every filter; each
@@ -8,7 +8,7 @@
 // level, whose angles are arbitrary, come in two parts, high and low.
 #pragma once
 
-#include "fft_staged_rows.cuh"
+#include "fft_matrix_tables.cuh"
 
 namespace monarch {
 
@@ -32,8 +32,18 @@ MONARCH_DEVICE void multiply(float (&re)[4], float (&im)[4], const ComplexFragme
   mma(im, Conjugate ? a.minus_im : a.im, b_re[0], b_re[1]);
 }
 
-// The levels take 32 columns of 16 nodes at a time, as the right operands of four products: operands 2 t and 2 t + 1
-// of product t.
+// The right operands of four products, 2 t and 2 t + 1 of product t: a lane's rows of 32 columns of a plane.
+MONARCH_DEVICE void load_columns(const Quad* plane, int place, uint32_t (&b)[8]) {
+#pragma unroll
+  for (int t = 0; t < 4; t += 2) {
+    uint32_t two[4];
+    load_matrices(plane + (place ^ t), two);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) b[2 * t + i] = two[i];
+  }
+}
+
+// The levels take 32 columns of 16 nodes at a time.
 struct Columns {
   uint32_t re[8], im[8];
 
@@ -41,8 +51,8 @@ struct Columns {
     load(s.plane(0), s.plane(1), s.place(row, first + s.at.lane % 16, s.columns(), s.at.lane / 16));
   }
   MONARCH_DEVICE void load(const Quad* plane_re, const Quad* plane_im, int place) {
-    load_plane(plane_re, place, re);
-    load_plane(plane_im, place, im);
+    load_columns(plane_re, place, re);
+    load_columns(plane_im, place, im);
   }
   // Times factors[q], for rows 2 q and 2 q + 1, and factors[4 + q], for the eight below.
   MONARCH_DEVICE void rescale(const uint32_t* factors, int q) {
@@ -68,17 +78,6 @@ struct Columns {
       re[2 * t + half] = pack(a, b);
       if (!with_rest) continue;
       im[2 * t + half] = rounding_errors(a, b);
-    }
-  }
-
- private:
-  static MONARCH_DEVICE void load_plane(const Quad* plane, int place, uint32_t (&b)[8]) {
-#pragma unroll
-    for (int t = 0; t < 4; t += 2) {
-      uint32_t two[4];
-      load_matrices(plane + (place ^ t), two);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) b[2 * t + i] = two[i];
     }
   }
 };
@@ -209,6 +208,90 @@ MONARCH_DEVICE void level_inverse_real(RowsInUse use) {
       });
     }
   });
+}
+
+// ---- of few nodes ---------------------------------------------------------------------------------------------------
+
+// Where a row has up to eight nodes, real and imaginary parts of their sums are the sixteen rows of one product, and
+// the high and the low part of its matrix the terms: a node is a term twice. Of four nodes or less, two or more groups
+// of 32 columns are in a product, which have their own rows and terms.
+struct FewNodes {
+  const StagedRows& s;
+  int row, rows_abreast;  // this warp's first one; those of all warps
+  int part;               // of the columns: this warp's first group
+
+  MONARCH_DEVICE explicit FewNodes(const StagedRows& s)
+      : s(s),
+        row(s.thread >> (5 + s.tile.few)),
+        rows_abreast(s.tile.threads >> (5 + s.tile.few)),
+        part(node(s.thread >> 5)) {}
+
+  // Of row or term i % 8 of a product: its node, its group's columns, and piece p of four of these, of the first row.
+  MONARCH_DEVICE int node(int i) const { return i & ((1 << s.tile.few) - 1); }
+  MONARCH_DEVICE int columns(int i) const { return part + i - node(i); }
+  MONARCH_DEVICE int place(int i, int p) const { return s.place(row, node(i), columns(i), p); }
+  MONARCH_DEVICE int quads_to_next() const { return s.quads_before(rows_abreast); }
+};
+
+// `Precise`: rows are not exact as halves.
+template <bool Precise>
+MONARCH_DEVICE void level_of_few_forward(RowsInUse use) {
+  const StagedRows s(use);
+  const FewNodes few(s);
+  const int q = s.at.q, g = s.at.g, step = few.quads_to_next(), other = s.tile.plane;
+  const Fragment matrix = s.level_matrices(0)[s.at.lane];
+  BinPair twiddles[4];
+#pragma unroll
+  for (int t = 0; t < 4; ++t)
+    twiddles[t] = s.node_twiddles()[s.twiddle_index(few.node(g), 16 * few.columns(g) + 4 * q + t)];
+  const Quad *even = s.plane(g & 1) + few.place(2 * q, g >> 1), *odd = s.plane(g & 1) + few.place(2 * q + 1, g >> 1);
+  Quad* to = s.plane(0) + few.place(g, q);
+  for (int row = few.row; row < s.rows; row += few.rows_abreast, even += step, odd += step, to += step) {
+    const float scale = scale_for(s.greatest_point(row, s.turn));
+    const Quad x = *even, y = *odd;
+    __syncwarp();  // the columns are written where they were read
+    Quad re, im;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      const float u = float_of(x.w[t]) * scale, v = float_of(y.w[t]) * scale;
+      float sums[4] = {};
+      const uint32_t both = pack(u, v);
+      mma(sums, matrix, both, both);
+      if constexpr (Precise) {
+        const uint32_t rest = rounding_errors(u, v);
+        mma(sums, matrix, rest, rest);
+      }
+      const Bin a = mul(Bin{sums[0], sums[2]}, twiddles[t].first), b = mul(Bin{sums[1], sums[3]}, twiddles[t].second);
+      re.w[t] = pack(a.re, b.re), im.w[t] = pack(a.im, b.im);
+    }
+    to[0] = re, to[other] = im;
+  }
+  __syncthreads();
+}
+
+// From columns in the order in which node_pass() leaves them.
+MONARCH_DEVICE void level_of_few_inverse(RowsInUse use) {
+  const StagedRows s(use);
+  const FewNodes few(s);
+  const int lane = s.at.lane, g = s.at.g, step = few.quads_to_next(), other = s.tile.plane;
+  const Fragment matrix = s.level_matrices(0)[32 + lane];
+  const Quad* const plane = s.plane(lane >> 3 & 1);
+  const int from = few.place(lane & 7, lane >> 4);
+  Quad* to = s.plane(0) + few.place(g, s.at.q);
+  for (int row = few.row, at = from; row < s.rows; row += few.rows_abreast, at += step, to += step) {
+    uint32_t b[8];
+    load_columns(plane, at, b);
+    __syncwarp();
+    Quad even, odd;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      float x[4] = {};
+      mma(x, matrix, b[2 * t], b[2 * t + 1]);
+      even.w[t] = bits_of(x[0] + x[2]), odd.w[t] = bits_of(x[1] + x[3]);
+    }
+    to[0] = even, to[other] = odd;
+  }
+  __syncthreads();
 }
 
 // The level of an inner node, of complex numbers: load(columns, row), then store(sums, row). The way back's matrices

@@ -40,9 +40,10 @@ MONARCH_DEVICE_CALL void find_filters(RowsInUse use, const Bin* spectra, F chann
   }
 }
 
-struct NodesBelowHead : PassesOf<NodeKind{}> {
-  static MONARCH_DEVICE void forward(RowsInUse rows) { staged_head<false>(rows); }
-  static MONARCH_DEVICE void inverse(RowsInUse rows) { staged_head<true>(rows); }
+template <bool Precise>
+struct LevelOfFew : PassesOf<NodeKind{.level = true}> {
+  static MONARCH_DEVICE void forward(RowsInUse rows) { level_of_few_forward<Precise>(rows); }
+  static MONARCH_DEVICE void inverse(RowsInUse rows) { level_of_few_inverse(rows); }
 };
 template <int Parts>
 struct LevelAtRoot : PassesOf<NodeKind{.level = true, .factored = (Parts > 1)}> {
@@ -58,26 +59,23 @@ struct LevelAndHead : PassesOf<NodeKind{.level = true, .factored = true, .number
 // `precise`: what are_precise() of fft_rows.cuh says of the rows.
 template <bool MayBePrecise, class F>
 const char* with_passes(const MatrixTile& tile, bool precise, F f) {
-  if (!tile.level) return f(NodesBelowHead());
-  if (tile.parts == 2) return f(LevelAtRoot<2>());
-  if (tile.head == 1) return f(LevelAtRoot<1>());
+  const bool few = tile.few >= 0;
+  if (!few && tile.head == 1) return tile.parts == 1 ? f(LevelAtRoot<1>()) : f(LevelAtRoot<2>());
   if constexpr (MayBePrecise)
-    if (precise) return f(LevelAndHead<true>());
-  return f(LevelAndHead<false>());
+    if (precise) return few ? f(LevelOfFew<true>()) : f(LevelAndHead<true>());
+  return few ? f(LevelOfFew<false>()) : f(LevelAndHead<false>());
 }
 
 // What all kernels are told of their transform.
 struct StagedTransform {
   int head, depth, bins;  // children of the root; passes from there to the nodes; bins of a row
-  float gain;             // of a row's transform there and back: all of it but the head is products, at 1/4 each
+  float gain;             // of a row's transform there and back: products are taken at 1/4
   MatrixTile tile;
-  HeadRoots roots;
 
   // The start of a kernel: this block's share of so many tasks, and the tables, but those of the nodes.
   MONARCH_DEVICE BlockState& begin(int64_t tasks) const {
     BlockState& block = *shared_memory<BlockState>();
     for_each(1, [&](int64_t) { block = {tile, Share(tasks), bins, 0, gain}; });
-    if (threadIdx.x == 0) StagedRows({0}).head_roots() = roots;
     make_common_tables();
     return block;
   }

@@ -1,5 +1,5 @@
-// The heads of rows on tensor cores: in float registers, before the nodes or an outer part's levels; or after a level
-// at the root, on the sums of its products.
+// The heads of rows on tensor cores: in float registers, before an outer part's levels; or after a level at the root,
+// on the sums of its products.
 #pragma once
 
 #include "fft_matrix.cuh"
@@ -127,27 +127,6 @@ MONARCH_DEVICE void transform_columns(uint32_t* even, uint32_t* odd, float scale
   } else {
     transform_each<Head, Inverse>(even, odd, scale, roots, word, twisted);
   }
-}
-
-// Of rows with no level: a block has all of their columns.
-template <bool Inverse>
-MONARCH_DEVICE_CALL void staged_head(RowsInUse use) {
-  const StagedRows s(use);
-  with_head(s.tile.head, [&]<class Head>(Head) {
-    constexpr int kCount = kWordsOfHead<Head::kParts>, kGroups = 128 / kCount;
-    for (uint32_t i = s.thread, end = s.rows * kGroups; i < end; i += s.tile.threads) {
-      const int row = i / kGroups, pair = i % kGroups * kCount;
-      transform_columns<Head, Inverse>(
-          s.words(0), s.words(1), scale_for(s.greatest_point(row, s.turn)), s.head_roots(),
-          [&](int q) { return s.word(row, q, pair); }, [&](Bin z, int q, int c) {  // to the nodes' own transforms
-            const BinPair* const of_word = s.node_twiddles() + (s.twiddle_index(q, pair) ^ c >> 1);
-            const Bin w = reinterpret_cast<const Bin*>(of_word)[c & 1];
-            if (Head::kParts == 1 && !Inverse) return scaled(w, z.re);  // they are still real
-            return twiddle<Inverse>(z, w);
-          });
-    }
-  });
-  __syncthreads();
 }
 
 // ---- below a level at the root --------------------------------------------------------------------------------------

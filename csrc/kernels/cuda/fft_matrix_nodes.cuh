@@ -9,7 +9,7 @@ namespace monarch {
 
 // What is above the nodes of a tile, as far as they know it.
 struct NodeKind {
-  bool level = false;     // 16 nodes each, to which they owe twiddles on the way back
+  bool level = false;     // which they owe twiddles on the way back
   bool factored = false;  // these come as products
   bool numbered = false;  // a head below the level: nodes are in the row's order
   bool part = false;      // an inner node: the nodes here are not all of the row's
@@ -247,10 +247,10 @@ MONARCH_DEVICE void node_pass(RowsInUse use, const Bin* spectra) {
   }
   // more warps than nodes: rows side by side, counted without a division, which takes registers
   int node = s.thread / 32, first_row = 0, rows_abreast = 1;
-  for (; node >= s.tile.nodes; node -= s.tile.nodes) ++first_row;
-  for (int spare = warps - 2 * s.tile.nodes; spare >= 0; spare -= s.tile.nodes) ++rows_abreast;
-  if (first_row >= rows_abreast) node = s.tile.nodes;  // nothing left for this warp
-  for (NodePlace<Kind> at(s, node); at.node < s.tile.nodes; at.move(s, warps)) {
+  for (; node >= s.nodes(); node -= s.nodes()) ++first_row;
+  for (int spare = warps - 2 * s.nodes(); spare >= 0; spare -= s.nodes()) ++rows_abreast;
+  if (first_row >= rows_abreast) node = s.nodes();  // nothing left for this warp
+  for (NodePlace<Kind> at(s, node); at.node < s.nodes(); at.move(s, warps)) {
     BinPair filter[4], owed[4];
     if (Kind.factored) at.owed(owed);  // from a table they come as fast as from registers, which are few
     uint32_t channel = ~0u;
@@ -278,7 +278,7 @@ MONARCH_DEVICE void node_gradients(RowsInUse use, const Bin* spectra, Bin* total
   const NodeBinsOfLane<Kind>& places = of_rows.places;
   BinPair* const to = reinterpret_cast<BinPair*>(total);
   const int pairs = s.rows / 2;
-  for (NodePlace<Kind> at(s, s.thread / 32); at.node < s.tile.nodes; at.move(s, s.tile.threads / 32)) {
+  for (NodePlace<Kind> at(s, s.thread / 32); at.node < s.nodes(); at.move(s, s.tile.threads / 32)) {
     BinPair filter[4], sums[4], owed[4];
     of_rows.load(s, at.node, filter);
     at.owed(owed);

@@ -1,15 +1,12 @@
-// Rows of the tensor-core engine in shared memory, with the tables beside them (plan/tiles.h: MatrixTile says where),
-// and how they get there from tensors and back.
+// Rows of the tensor-core engine in shared memory (plan/tiles.h: MatrixTile says where), and how they get there from
+// tensors and back.
 #pragma once
 
 #include "fft_rows.cuh"
 #include "ptx.cuh"
-#include "roots.cuh"
 
 namespace monarch {
 
-// The numbers of a DFT matrix are multiplied by this, which makes all of them nearly halves, and the twiddles divided.
-constexpr float kMatrixScale = 1.8603515625f;
 constexpr int kQuadWords = 4;
 
 // Position of a thread in its warp, as ptx.cuh has it.
@@ -17,26 +14,6 @@ struct Lane {
   int lane, q, g;
   MONARCH_DEVICE explicit Lane(int thread) : lane(thread % 32), q(lane % 4), g(lane / 4) {}
 };
-
-// What pack() leaves of two numbers.
-MONARCH_DEVICE uint32_t rounding_errors(float a, float b) {
-  const FloatPair near = unpack(pack(a, b));
-  return pack(a - near.low, b - near.high);
-}
-
-// Word `i` of a lane's fragments of the complex matrix of these entries: real parts at `to`, imaginary ones 32 lanes
-// after it and, where `with_rest`, the rounding errors of both 64 lanes after these. A warp for each word: they take
-// long.
-template <class Entry>
-MONARCH_DEVICE void make_matrix(const Lane& at, int i, const Entry& entry, Fragment* to, bool with_rest) {
-  to += at.lane;
-  const int row = at.g + 8 * (i & 1), column = 2 * at.q + 8 * (i >> 1);
-  const Bin first = entry(row, column), second = entry(row, column + 1);
-  to[0].w[i] = pack(first.re, second.re), to[32].w[i] = pack(first.im, second.im);
-  if (!with_rest) return;
-  to[64].w[i] = rounding_errors(first.re, second.re), to[96].w[i] = rounding_errors(first.im, second.im);
-}
-constexpr int kFragmentWords = 4;
 
 // Which of the block's rows are in use. Passes take this and find the rest in shared memory.
 struct RowsInUse {
@@ -77,7 +54,6 @@ struct StagedRows {
   // one: pairs of words of a lane.
   MONARCH_DEVICE Fragment* dft_matrix() const { return part<Fragment>(tile.dft_matrix); }
   MONARCH_DEVICE Fragment* level_matrices(int block) const { return part<Fragment>(tile.level_matrices + block * 256); }
-  MONARCH_DEVICE HeadRoots& head_roots() const { return *part<HeadRoots>(tile.head_roots); }
   // Per row: the greatest magnitude among its points and among its filter's bins, as bits, and the channel.
   MONARCH_DEVICE uint32_t* state() const { return part<uint32_t>(tile.state); }
   MONARCH_DEVICE uint32_t& greatest_point(int row, int turn) const { return state()[turn * tile.rows + row]; }
@@ -100,9 +76,12 @@ struct StagedRows {
   MONARCH_DEVICE bool is_copied(int stream, const void* from) const {
     return stream < tile.streams && reinterpret_cast<uintptr_t>(from) % sizeof(Quad) == 0;
   }
+  MONARCH_DEVICE int room() const { return tile.pitch / kNodeQuads; }
   MONARCH_DEVICE int points() const { return tile.nodes * 256; }
   MONARCH_DEVICE const BlockState& block() const { return *shared_memory<BlockState>(); }
-  MONARCH_DEVICE int quads_before(int row) const { return row * tile.nodes * kNodeQuads; }
+  // Read anew: beside the pitch it would take a register from what is done with the nodes.
+  MONARCH_DEVICE int nodes() const { return block().tile.nodes; }
+  MONARCH_DEVICE int quads_before(int row) const { return row * tile.pitch; }
   // Where in a plane a piece of 8 columns of a node is, piece p of four of part c of the columns: such that none of the
   // passes meets a bank twice.
   MONARCH_DEVICE int place(int row, int node, int c, int p) const {
@@ -186,96 +165,6 @@ MONARCH_DEVICE float scale_for(uint32_t greatest) {
 }
 
 MONARCH_DEVICE float inverse_of_power(float power_of_two) { return float_of((254u << 23) - bits_of(power_of_two)); }
-
-// ---- tables ---------------------------------------------------------------------------------------------------------
-
-MONARCH_DEVICE Bin scaled(Bin z, float s) { return {z.re * s, z.im * s}; }
-
-// scale exp(2 pi i num / den)
-MONARCH_DEVICE Bin scaled_root(int num, int den, float scale) { return scaled(near_root(num, den), scale); }
-
-// scale exp(2 pi i angle num / den)
-MONARCH_DEVICE Bin turned(const Angle& angle, int num, int den, float scale) {
-  return scaled_root(static_cast<int>(1 + 4 * angle.m) * num, static_cast<int>(4 * angle.n) * den, scale);
-}
-
-// The slot, of the first 16 of a tile, that has row `row` of the matrices of a level with a head below it; slots are of
-// 2^stride pieces. Threads that access shared memory together then meet no bank twice.
-MONARCH_DEVICE int slot_of_row(int row, int stride) {
-  const int three = row & 7, turn = 2 * (stride + 2) % 3;
-  return (row & 8) | ((three << turn | three >> (3 - turn)) & 7);
-}
-
-// Row r, column c of matrix `i` of a level of real numbers, or of its way back, the conjugate, transposed: of `parts`
-// parts and as many groups of 16 nodes, or where there is a head of `radix` below it of slots as above.
-template <class AngleOf>
-MONARCH_DEVICE Bin level_entry(AngleOf angle, int radix, int parts, int i, int stride, bool inverse, int r, int c) {
-  const int child = inverse ? c : radix ? slot_of_row(r, stride) : r, j = inverse ? r : c;
-  return radix ? turned(angle(child), radix * j + i, 1, 0.25f)
-               : turned(angle(16 * (i / parts) + child), 16 * (i % parts) + j, 1, 0.25f);
-}
-
-// The tables of the nodes from block().first_node on. Also makes the rows' state that of rows which nobody has staged.
-MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
-  const StagedRows s({0});
-  const int nodes = s.tile.nodes, first = s.block().first_node;
-  const bool numbered = s.tile.numbered;
-  // the nodes' numbers by angle, found once each, where the rows will be
-  int* const by_angle = s.part<int>(kTileQuads + s.tile.plane);
-  for_each(nodes, [&](int64_t i) {
-    const int node = static_cast<int>(i), m = depth ? static_cast<int>(node_angle(head, depth, first + node).m) : 0;
-    by_angle[node] = numbered ? node : m;
-    if (numbered) s.in_tree(m) = node;
-  });
-  const int all = numbered ? nodes : depth ? head << 4 * (depth - 1) : 1;
-  const auto angle = [&](int node) { return Angle{by_angle[node], all}; };
-  for_each(s.tile.rows, [&](int64_t row) {
-    s.channel(row) = ~0u;
-    s.greatest_point(row, 0) = s.greatest_point(row, 1) = 0;
-  });
-  for_each(nodes * 32, [&](int64_t i) {
-    const int node = static_cast<int>(i / 32), j = static_cast<int>(i % 32);
-    s.part<Bin>(s.tile.factors)[i] = turned(angle(node), j % 16, j < 16 ? 16 : 256, j < 16 ? 1.f : 1 / kMatrixScale);
-  });
-  if (!s.tile.factored)
-    for_each(nodes * 128, [&](int64_t i) {
-      const int node = static_cast<int>(i / 128), pair = static_cast<int>(i % 128);
-      s.node_twiddles()[s.twiddle_index(node, pair)] = s.factored_twiddle(node, pair);
-    });
-  if (numbered)
-    for_each((s.tile.head - 1) * 128, [&](int64_t i) {
-      const int p = 1 + static_cast<int>(i / 128), pair = static_cast<int>(i % 128);
-      const auto root = [&](int column) { return scaled_root(p * column, 256 * s.tile.head, 1.f); };
-      s.head_twiddle(p, pair) = {root(2 * pair), root(2 * pair + 1)};
-    });
-  const int matrices = s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0;
-  for_each_warp(s, 2 * kFragmentWords * matrices, [&](int task) {
-    const int word = task % kFragmentWords, i = task / kFragmentWords / 2;
-    const bool inverse = task / kFragmentWords % 2;
-    const auto of = [&](int r, int c) {
-      return level_entry(angle, numbered ? s.tile.head : 0, s.tile.parts, i, kNodeStride, inverse, r, c);
-    };
-    make_matrix(s.at, word, of, s.level_matrices(i) + (inverse ? 128 : 0), true);
-  });
-}
-
-// The tables that are the same for all nodes.
-MONARCH_DEVICE_CALL void make_common_tables() {
-  const StagedRows s({0});
-  for_each(128, [&](int64_t i) {
-    const int lane = static_cast<int>(i % 32), row = lane / 4 + 8 * static_cast<int>(i / 32 & 1);
-    const int column = 8 * static_cast<int>(i / 64) + 2 * (lane % 4);
-    const auto root = [&](int c) { return scaled_root(row * c, 256, 1 / kMatrixScale); };
-    s.inner_twiddles()[i] = {root(column), root(column + 1)};
-  });
-  for_each_warp(s, kFragmentWords, [&](int i) {
-    make_matrix(s.at, i, [&](int r, int c) { return scaled_root(r * c, 16, kMatrixScale / 4); }, s.dft_matrix(), false);
-    Fragment* const f = s.dft_matrix() + s.at.lane;
-    f[64].w[i] = negated(f[32].w[i]);
-    const int right = i == 1 ? 2 : i == 2 ? 1 : i;
-    for (int part = 0; part < 96; part += 32) f[96 + part].w[right] = f[part].w[i];
-  });
-}
 
 // ---- between shared memory and tensors ------------------------------------------------------------------------------
 
@@ -396,11 +285,20 @@ MONARCH_DEVICE void fetch(RowsInUse use, Source source, int begin = 0) {
   });
 }
 
+// Makes the nodes that are not there zero, of rows from `begin` on: the rows before may have left what is not finite.
+MONARCH_DEVICE void clear_spare_nodes(const StagedRows& s, int begin) {
+  for (int row = begin; row < s.rows; ++row)
+    for (int i = s.quads_before(row) + s.tile.nodes * kNodeQuads + s.thread; i < s.quads_before(row + 1);
+         i += s.tile.threads)
+      s.plane(0)[i] = s.plane(1)[i] = Quad{};
+}
+
 // source(s, row) gives a row of fft_rows.cuh, for rows from `begin` on. `Fetched`: by fetch().
 template <bool Numbered, bool Fetched = false, class Source>
 MONARCH_DEVICE void stage(RowsInUse use, Source source, int begin = 0) {
   const StagedRows s(use);
   if (s.thread < s.tile.rows) s.greatest_point(s.thread, s.turn ^ 1) = 0;  // those before are no longer needed
+  if (!Numbered && s.room() > s.tile.nodes) clear_spare_nodes(s, begin);
   for_rows(s, begin, [&](int row, int first, int step) {
     auto points = source(s, row);
     if constexpr (Fetched) {

@@ -34,12 +34,19 @@ bool channel_major(const Tensor& x) {
   return d >= 3 && x.size(d - 2) > 1 && x.size(d - 1) > 1 && x.stride(d - 2) == 1 && x.stride(d - 1) >= x.size(d - 2);
 }
 
-Tensor empty_result(const Tensor& x, int64_t features) {
+Tensor empty_result(const Tensor& x, int64_t features, ScalarType dtype) {
   Shape shape = with_last(x, features);
   const size_t d = shape.size();
-  if (!channel_major(x)) return empty(x, shape);
+  if (!channel_major(x)) return empty(x, shape, dtype);
   std::swap(shape[d - 2], shape[d - 1]);
-  return transpose(empty(x, shape), -2, -1);
+  return transpose(empty(x, shape, dtype), -2, -1);
+}
+
+Tensor widened(const Tensor& x) { return filled(empty_result(x, x.size(x.dim() - 1), ScalarType::Float), x); }
+OptTensor widened(const OptTensor& x) {
+  OptTensor copy;
+  if (x) copy = widened(*x);
+  return copy;
 }
 
 Matrices matrices_of(const Tensor& x, bool as_channel_major) {
@@ -91,13 +98,15 @@ Tensor blockdiag_matmul(Tensor x, Tensor weight, OptTensor bias, int64_t variant
   }
   const Tensor y = empty_result(x, G * q);
   if (y.numel() == 0) return y;
+  if (products_widen(x, io, variant))
+    return filled(y, blockdiag_matmul(widened(x), widened_weight(weight), widened_weight(bias), variant));
   const int64_t M = y.numel() / (G * q);
   const bool by_channel = channel_major(x);
   const auto& kernel = kernel_for<MlpKernels>(x, io, variant);
   if (p > 0 && use_own_products(kernel, io, M, variant >= 0)) {
     const Matrices in = matrices_of(x, by_channel), out = matrices_of(y, by_channel);
     const Tensor w = packed(weight);
-    const OptTensor b = bias ? OptTensor(packed(*bias)) : bias;
+    const OptTensor b = packed(bias);
     const BlockMatmulArgs args{in.positions, in.view, out.view, {G, q, p, w.data_ptr()}, data_of(b)};
     run(kernel.block_matmul, args, M, kernel.together, x);
   } else if (by_channel) {
@@ -144,12 +153,14 @@ Tensor monarch_matmul(Tensor x, Tensor w1, Tensor w2, OptTensor bias, int64_t va
   }
   const Tensor y = empty(x, with_last(x, l * s));
   if (y.numel() == 0) return y;
+  if (products_widen(x, io, variant))
+    return filled(y, monarch_matmul(widened(x), widened_weight(w1), widened_weight(w2), widened_weight(bias), variant));
   const auto& kernel = kernel_for<MlpKernels>(x, io, variant);
   const int64_t M = y.numel() / (l * s);
   if (k * p > 0 && use_own_products(kernel, io, M, variant >= 0)) {
     const Matrices in = matrices_of(x, false), out = matrices_of(y, false);
     const Tensor first = packed(w1), second = packed(w2);
-    const OptTensor b = bias ? OptTensor(packed(*bias)) : bias;
+    const OptTensor b = packed(bias);
     const MonarchArgs args{in.positions, in.view, out.view, {k, q, p, first.data_ptr()}, {l, s, r, second.data_ptr()},
                            data_of(b)};
     run(kernel.monarch, args, M, kernel.together, x);

@@ -12,7 +12,8 @@ void block_products(const Tensor& x, const Tensor& weight, const OptTensor& bias
 // weight keep the layout of x.
 bool channel_major(const Tensor& x);
 // Uninitialised (..., features) for the result of an op on x, in its layout.
-Tensor empty_result(const Tensor& x, int64_t features);
+Tensor empty_result(const Tensor& x, int64_t features, ScalarType dtype);
+inline Tensor empty_result(const Tensor& x, int64_t features) { return empty_result(x, features, x.scalar_type()); }
 
 // x (..., F) as kernels see it: the matrices of a batch, or one matrix of all positions.
 struct Matrices {
@@ -30,5 +31,20 @@ inline bool use_own_products(const MlpKernels& kernel, Scalar io, int64_t positi
   const int64_t threads = torch::stable::get_num_threads();
   return forced || (kernel.info.isa != Isa::generic && 2 * positions > kernel.together * threads);
 }
+
+// Whether products of 16-bit tensors are those of float32 copies, but for a forced kernel: without AVX-512 PyTorch
+// multiplies such numbers one at a time, which takes ten times as long, or hundreds where the weight is not transposed.
+inline bool products_widen(const Tensor& x, Scalar io, int64_t variant) {
+  return variant < 0 && io != compute_scalar(io) && device_of(x).isa == Isa::avx2;
+}
+// Float32 copies, of x in its layout.
+Tensor widened(const Tensor& x);
+OptTensor widened(const OptTensor& x);
+template <class MaybeTensor>
+MaybeTensor widened_weight(const MaybeTensor& t) {
+  return contiguous_as(t, ScalarType::Float);
+}
+// y, with the values of a result.
+inline Tensor filled(Tensor y, const Tensor& result) { return torch::stable::copy_(y, result); }
 
 }  // namespace monarch

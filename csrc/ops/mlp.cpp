@@ -68,6 +68,10 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
 
   const Tensor y = empty_result(x, features);
   if (y.numel() == 0) return y;
+  if (products_widen(x, io, variant)) {
+    return filled(y, blockdiag_glu_mlp(widened(x), widened_weight(w_in), widened_weight(w_out), widened_weight(b_out),
+                                       widened(residual), norm_weight, norm_bias, eps, variant));
+  }
   const auto& kernel = kernel_for<MlpKernels>(x, io, variant);
   const int64_t rows = y.numel() / features;
   const ScalarType compute = dtype_of(compute_scalar(io));
@@ -84,8 +88,7 @@ Tensor blockdiag_glu_mlp(Tensor x, Tensor w_in, Tensor w_out, OptTensor b_out, O
   std::optional<Matrices> added;
   if (residual) added = matrices_of(*residual, as_channel_major);
   const Matrix rest = added ? added->view : Matrix{};
-  OptTensor b;
-  if (b_out) b = packed(*b_out);
+  const OptTensor b = packed(b_out);
   if (own) {
     const Tensor w1 = packed(w_in), w2 = packed(w_out);
     const GluMlpArgs args{.positions = in.positions,

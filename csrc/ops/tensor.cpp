@@ -80,6 +80,12 @@ Tensor contiguous_as(const Tensor& t, ScalarType dtype) {
   });
 }
 
+OptTensor contiguous_as(const OptTensor& t, ScalarType dtype) {
+  OptTensor copy;
+  if (t) copy = contiguous_as(*t, dtype);
+  return copy;
+}
+
 Tensor innermost_contiguous(const Tensor& t) {
   return t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1 ? t : packed(t);
 }

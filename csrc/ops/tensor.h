@@ -43,7 +43,9 @@ inline Tensor empty(const Tensor& like, const Shape& shape) { return empty(like,
 
 // Contiguous, in the given dtype: the tensor itself where it is so already.
 Tensor contiguous_as(const Tensor& t, ScalarType dtype);
+OptTensor contiguous_as(const OptTensor& t, ScalarType dtype);
 inline Tensor packed(const Tensor& t) { return contiguous_as(t, t.scalar_type()); }
+inline OptTensor packed(const OptTensor& t) { return t ? contiguous_as(t, t->scalar_type()) : t; }
 // The tensor itself where its innermost stride is 1, else a contiguous copy.
 Tensor innermost_contiguous(const Tensor& t);
 

@@ -29,7 +29,6 @@ MONARCH_DEVICE void with_radix(int head, F f) {
 template <class F>
 MONARCH_DEVICE void with_head(int parts, F f) {
   switch (parts) {
-    case 1: return f(HeadShape<1, 0>());
     case 2: return f(HeadShape<1, 1>());
     case 10: return f(HeadShape<5, 1>());
     case 12: return f(HeadShape<3, 2>());

@@ -43,7 +43,7 @@ MONARCH_DEVICE_CALL void make_outer_tables(bool inverse) {
     const int i = task / kFragmentWords;
     const auto angle_of = [&](int node) { return angle(0, node); };
     const auto of = [&](int r, int c) {
-      return level_entry(angle_of, radix, s.tile.parts, i, s.stride(-1), inverse, r, c);
+      return level_entry(angle_of, head, radix, s.tile.parts, i, s.stride(-1), inverse, r, c);
     };
     make_matrix(s.at, task % kFragmentWords, of, s.root_matrix(0, 0) + 128 * i, true);
   }

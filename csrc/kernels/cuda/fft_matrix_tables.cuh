@@ -53,12 +53,15 @@ MONARCH_DEVICE int slot_of_row(int row, int stride) {
 }
 
 // Row r, column c of matrix `i` of a level of real numbers, or of its way back, the conjugate, transposed: of `parts`
-// parts and as many groups of 16 nodes, or where there is a head of `radix` below it of slots as above.
+// parts and as many groups of 16 nodes, zero for those that are not there, or where there is a head of `radix` below it
+// of slots as above.
 template <class AngleOf>
-MONARCH_DEVICE Bin level_entry(AngleOf angle, int radix, int parts, int i, int stride, bool inverse, int r, int c) {
-  const int child = inverse ? c : radix ? slot_of_row(r, stride) : r, j = inverse ? r : c;
-  return radix ? turned(angle(child), radix * j + i, 1, 0.25f)
-               : turned(angle(16 * (i / parts) + child), 16 * (i % parts) + j, 1, 0.25f);
+MONARCH_DEVICE Bin level_entry(AngleOf angle, int nodes, int radix, int parts, int i, int stride, bool inverse, int r,
+                               int c) {
+  int child = inverse ? c : radix ? slot_of_row(r, stride) : r, j = inverse ? r : c;
+  if (radix) return turned(angle(child), radix * j + i, 1, 0.25f);
+  child += 16 * (i / parts), j += 16 * (i % parts);
+  return child < nodes && j < nodes ? turned(angle(child), j, 1, 0.25f) : Bin{};
 }
 
 // Row r, column c of the matrix of a level of few nodes, or of its way back: real and imaginary parts of the nodes'
@@ -112,7 +115,7 @@ MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
   const bool few = s.tile.few >= 0;
   const int matrices = few ? 1 : s.tile.level ? s.tile.head * s.tile.parts * s.tile.parts : 0;
   for_each_warp(s, 2 * kFragmentWords * matrices, [&](int task) {
-    const int word = task % kFragmentWords, i = task / kFragmentWords / 2, parts = s.tile.parts;
+    const int word = task % kFragmentWords, i = task / kFragmentWords / 2;
     const bool inverse = task / kFragmentWords % 2;
     if (few) {
       const auto of = [&](int r, int c) { return entry_of_few(s.tile, angle, inverse, r, c); };
@@ -120,9 +123,7 @@ MONARCH_DEVICE_CALL void make_node_tables(int head, int depth) {
       return;
     }
     const auto of = [&](int r, int c) {
-      const int child = 16 * (i / parts) + (inverse ? c : r), j = 16 * (i % parts) + (inverse ? r : c);
-      if (!numbered && (child >= nodes || j >= nodes)) return Bin{};
-      return level_entry(angle, numbered ? s.tile.head : 0, parts, i, kNodeStride, inverse, r, c);
+      return level_entry(angle, nodes, numbered ? s.tile.head : 0, s.tile.parts, i, kNodeStride, inverse, r, c);
     };
     make_matrix(s.at, word, of, s.level_matrices(i) + (inverse ? 128 : 0), true);
   });

@@ -41,6 +41,19 @@ def test_gradient(case: Case, dtype: torch.dtype) -> None:
         assert_matches(ours[name], wide[name], base[name], f"gradient of {name}")
 
 
+@pytest.mark.parametrize("widen", [False, True], ids=["as they are", "float32 copies"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weight_gradients_of_16_bits(dtype: torch.dtype, widen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways on every machine; which one is taken depends on the CPU."""
+    monkeypatch.setattr("monarch_ops.ops.blockdiag._WIDEN", widen)
+    grad, x = (torch.randn(3, 50, 48).to(dtype) for _ in range(2))
+    weight = torch.randn(4, 12, 12).to(dtype).requires_grad_()
+    mo.blockdiag_matmul(x, weight).backward(grad)
+    wide = torch.einsum("...gq,...gp->gqp", grad.double().unflatten(-1, (4, 12)), x.double().unflatten(-1, (4, 12)))
+    assert weight.grad.dtype == dtype
+    assert relative_error(weight.grad, wide) < relative_error(wide.to(dtype), wide) * 1.01
+
+
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_gradcheck(case: Case) -> None:
     names, values = zip(*case.tensors().items(), strict=True)

@@ -45,7 +45,7 @@ def test_gradient(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_weight_gradients_of_16_bits(dtype: torch.dtype, widen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways on every machine; which one is taken depends on the CPU."""
-    monkeypatch.setattr("monarch_ops.ops.blockdiag._WIDEN", widen)
+    monkeypatch.setattr("monarch_ops.ops.blockdiag.products_widen", lambda: widen)
     grad, x = (torch.randn(3, 50, 48).to(dtype) for _ in range(2))
     weight = torch.randn(4, 12, 12).to(dtype).requires_grad_()
     mo.blockdiag_matmul(x, weight).backward(grad)

@@ -7,11 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._library import _C, OPS, variant_index
+from .._library import _C, OPS, constant, variant_index
 from ._registration import Tensors, refusing, register_autocast, register_fake, require_tensors
-
-# PyTorch multiplies 16-bit numbers one at a time where the CPU has no AVX-512 (products_widen in csrc/ops/blockdiag.h).
-_WIDEN = _C.build_info()["cpu_isa"] == "avx2"
 
 
 @refusing
@@ -86,9 +83,15 @@ def _(x: Tensor, w1: Tensor, w2: Tensor, *_: Any) -> Tensor:
 # ---- autograd: gradients are the same products with transposed blocks, and batched products of the operands ----------
 
 
+@constant
+def products_widen() -> bool:
+    """Whether PyTorch multiplies 16-bit numbers on this CPU one at a time, as it does without AVX-512."""
+    return _C.build_info()["cpu_isa"] == "avx2"  # as products_widen in csrc/ops/blockdiag.h
+
+
 def block_weight_grad(grad: Tensor, x: Tensor, blocks: int) -> Tensor:
     """Gradient of the blocks: grad (..., G*q) and x (..., G*p) give (G, q, p)."""
-    if _WIDEN and x.is_cpu and x.dtype in (torch.bfloat16, torch.float16):
+    if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16) and products_widen():
         return block_weight_grad(grad.float(), x.float(), blocks).to(x.dtype)
     g = grad.reshape(-1, blocks, grad.shape[-1] // blocks)
     return torch.bmm(g.permute(1, 2, 0), x.reshape(g.shape[0], blocks, x.shape[-1] // blocks).transpose(0, 1))
